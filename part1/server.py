@@ -1,0 +1,28 @@
+"""The hello-world socket server: whatever a client sends, it answers Hello, World!
+
+Article: https://ruslanspivak.com/lsbaws-part1/
+"""
+import os
+import socket
+
+HOST = os.environ.get('HOST', '127.0.0.1')
+PORT = int(os.environ.get('PORT', '8888'))
+
+listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+listen_socket.bind((HOST, PORT))
+listen_socket.listen(5)
+print(f'Serving HTTP on port {listen_socket.getsockname()[1]} ...', flush=True)
+
+try:
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        try:
+            request = client_fd.recv(1024)
+            print(request.decode('ascii', 'backslashreplace'), flush=True)
+            client_fd.sendall(b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n')
+        except ConnectionError:
+            pass  # the client is gone: nobody is left to answer
+        client_fd.close()
+except KeyboardInterrupt:
+    pass  # Ctrl-C is the way to end this server
