@@ -1,0 +1,108 @@
+"""A minimal WSGI server: runs any WSGI application, given as module:callable.
+
+Article: https://ruslanspivak.com/lsbaws-part2/
+"""
+import importlib
+import io
+import os
+import socket
+import sys
+
+HOST = os.environ.get('HOST', '127.0.0.1')
+PORT = int(os.environ.get('PORT', '8888'))
+
+
+class WSGIServer:
+    request_queue_size = 5
+
+    def __init__(self, server_address):
+        self.listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listen_socket.bind(server_address)
+        self.listen_socket.listen(self.request_queue_size)
+        self.server_name, self.server_port = self.listen_socket.getsockname()
+        self.headers_set = []
+
+    def set_app(self, application):
+        self.application = application
+
+    def serve_forever(self):
+        while True:
+            self.client_fd, self.client_addr = self.listen_socket.accept()
+            self.handle_one_request()
+
+    def handle_one_request(self):
+        self.request_data = self.client_fd.recv(1024)
+        echo('< ', self.request_data)
+        self.parse_request(self.request_data)
+        result = self.application(self.get_environ(), self.start_response)
+        self.finish_response(result)
+
+    def parse_request(self, data):
+        request_line = data.splitlines()[0].decode('latin-1')
+        self.request_method, self.path, self.request_version = request_line.split()
+
+    def get_environ(self):
+        return {
+            'wsgi.version': (1, 0),
+            'wsgi.url_scheme': 'http',
+            'wsgi.input': io.BytesIO(self.request_data),
+            'wsgi.errors': sys.stderr,
+            'wsgi.multithread': False,
+            'wsgi.multiprocess': False,
+            'wsgi.run_once': False,
+            'REQUEST_METHOD': self.request_method,
+            'PATH_INFO': self.path,
+            'SERVER_NAME': self.server_name,
+            'SERVER_PORT': str(self.server_port),
+        }
+
+    def start_response(self, status, response_headers, exc_info=None):
+        server_headers = [
+            ('Date', 'Tue, 31 Mar 2015 12:54:48 GMT'),
+            ('Server', 'WSGIServer 0.2'),
+        ]
+        self.headers_set = [status, response_headers + server_headers]
+
+    def finish_response(self, result):
+        try:
+            status, response_headers = self.headers_set
+            head = f'HTTP/1.1 {status}\r\n'
+            for name, value in response_headers:
+                head += f'{name}: {value}\r\n'
+            response = f'{head}\r\n'.encode('latin-1') + b''.join(result)
+            echo('> ', response)
+            self.client_fd.sendall(response)
+        finally:
+            self.client_fd.close()
+
+
+def echo(prefix, data):
+    """Print bytes the way `curl -v` does: each line behind the prefix."""
+    for line in data.splitlines():
+        print(prefix + line.decode('ascii', 'backslashreplace'))
+    print(flush=True)
+
+
+def make_server(server_address, application):
+    server = WSGIServer(server_address)
+    server.set_app(application)
+    return server
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit('Provide a WSGI application object as module:callable')
+    sys.path.insert(0, os.getcwd())
+    module, application = sys.argv[1].split(':')
+    application = getattr(importlib.import_module(module), application)
+    httpd = make_server((HOST, PORT), application)
+    print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
+    try:
+        httpd.serve_forever()
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is the way to end this server
+
+
+if __name__ == '__main__':
+    main()
