@@ -1,0 +1,173 @@
+"""A WSGI server that honours the whole response side of PEP 3333.
+
+Article: https://ruslanspivak.com/lsbaws-part2/
+"""
+import email.utils
+import importlib
+import io
+import os
+import socket
+import sys
+import urllib.parse
+
+HOST = os.environ.get('HOST', '127.0.0.1')
+PORT = int(os.environ.get('PORT', '8888'))
+
+
+class WSGIServer:
+    request_queue_size = 5
+
+    def __init__(self, server_address):
+        self.listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listen_socket.bind(server_address)
+        self.listen_socket.listen(self.request_queue_size)
+        self.server_name, self.server_port = self.listen_socket.getsockname()
+
+    def set_app(self, application):
+        self.application = application
+
+    def serve_forever(self):
+        while True:
+            self.client_fd, self.client_addr = self.listen_socket.accept()
+            self.handle_one_request()
+
+    def handle_one_request(self):
+        self.headers_set, self.headers_sent = [], False
+        with self.client_fd.makefile('rb') as stream:
+            head = self.read_head(stream)
+            echo('< ', head)
+            self.parse_request(head)
+            self.body = self.read_body(stream)
+        result = self.application(self.get_environ(), self.start_response)
+        self.finish_response(result)
+
+    def read_head(self, stream):
+        """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
+        head = b''
+        for line in stream:
+            head += line
+            if line in (b'\r\n', b'\n'):
+                break
+        return head
+
+    def parse_request(self, head):
+        request_line, *header_lines = [line.decode('latin-1') for line in head.splitlines()]
+        self.request_method, self.path, self.request_version = request_line.split()
+        self.headers = {}
+        for line in header_lines[:-1]:
+            name, _, value = line.partition(':')
+            name, value = name.lower(), value.strip()
+            if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
+                value = self.headers[name] + ', ' + value
+            self.headers[name] = value
+
+    def read_body(self, stream):
+        """Return as many bytes as Content-Length says (RFC 9112, section 6.2)."""
+        if self.headers.get('expect', '').lower() == '100-continue':
+            self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
+        return stream.read(int(self.headers.get('content-length', '0')))
+
+    def get_environ(self):
+        """Return what PEP 3333 calls the environ; its text is bytes decoded as latin-1."""
+        path, _, query = self.path.partition('?')
+        env = {
+            'wsgi.version': (1, 0),
+            'wsgi.url_scheme': 'http',
+            'wsgi.input': io.BytesIO(self.body),
+            'wsgi.errors': sys.stderr,
+            'wsgi.multithread': False,
+            'wsgi.multiprocess': False,
+            'wsgi.run_once': False,
+            'REQUEST_METHOD': self.request_method,
+            'SCRIPT_NAME': '',
+            'PATH_INFO': urllib.parse.unquote_to_bytes(path.encode('latin-1')).decode('latin-1'),
+            'QUERY_STRING': query,
+            'SERVER_NAME': self.server_name,
+            'SERVER_PORT': str(self.server_port),
+            'SERVER_PROTOCOL': self.request_version,
+            'REMOTE_ADDR': self.client_addr[0],
+        }
+        for name, value in self.headers.items():
+            key = name.upper().replace('-', '_')
+            env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
+        return env
+
+    def start_response(self, status, response_headers, exc_info=None):
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it holds this frame, and this frame holds it
+        elif self.headers_set:
+            raise AssertionError('start_response() was called before, and no exc_info is given')
+        server_headers = [
+            ('Date', email.utils.formatdate(usegmt=True)),
+            ('Server', 'WSGIServer 0.2'),
+            ('Connection', 'close'),  # RFC 9112, section 9.6
+        ]
+        given = {name.lower() for name, value in response_headers}
+        server_headers = [header for header in server_headers if header[0].lower() not in given]
+        self.headers_set = [status, response_headers + server_headers]
+        return self.write
+
+    def write(self, data):
+        """Send body bytes; the first call sends the status and the headers before them."""
+        if not self.headers_set:
+            raise AssertionError('start_response() was not called')
+        if not self.headers_sent:
+            data = self.response_head() + data
+            self.headers_sent = True
+        echo('> ', data)
+        self.client_fd.sendall(data)
+
+    def response_head(self):
+        status, response_headers = self.headers_set
+        head = f'HTTP/1.1 {status}\r\n'
+        for name, value in response_headers:
+            head += f'{name}: {value}\r\n'
+        return f'{head}\r\n'.encode('latin-1')
+
+    def finish_response(self, result):
+        try:
+            for data in result:
+                if data:
+                    self.write(data)
+            if not self.headers_sent:
+                self.write(b'')
+        finally:
+            if hasattr(result, 'close'):
+                result.close()
+            self.client_fd.close()
+
+
+def echo(prefix, data):
+    """Print bytes the way `curl -v` does: each line behind the prefix."""
+    for line in data.splitlines():
+        print(prefix + line.decode('ascii', 'backslashreplace'))
+    print(flush=True)
+
+
+def make_server(server_address, application):
+    server = WSGIServer(server_address)
+    server.set_app(application)
+    return server
+
+
+def main():
+    if len(sys.argv) < 2:
+        sys.exit('Provide a WSGI application object as module:callable')
+    sys.path.insert(0, os.getcwd())
+    module, application = sys.argv[1].split(':')
+    application = getattr(importlib.import_module(module), application)
+    httpd = make_server((HOST, PORT), application)
+    print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
+    try:
+        httpd.serve_forever()
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is the way to end this server
+
+
+if __name__ == '__main__':
+    main()
