@@ -1,0 +1,273 @@
+"""A WSGI server that bad requests and bad applications cannot kill.
+
+Article: https://ruslanspivak.com/lsbaws-part2/
+"""
+import email.utils
+import importlib
+import io
+import os
+import re
+import socket
+import sys
+import traceback
+import urllib.parse
+
+HOST = os.environ.get('HOST', '127.0.0.1')
+PORT = int(os.environ.get('PORT', '8888'))
+MAX_HEAD = 16 * 1024  # bytes
+MAX_BODY = 1024 * 1024  # bytes
+TIMEOUT = 10  # seconds to wait for a client that reads or sends nothing
+
+TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])')
+HEADER_LINE = re.compile(rf'({TOKEN}):([^\x00-\x08\x0a-\x1f\x7f]*)')
+
+
+class RequestError(Exception):
+    """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
+
+
+class ClientGone(ConnectionError):
+    """The client closed or reset the connection, or is silent for too long."""
+
+
+class WSGIServer:
+    request_queue_size = 5
+
+    def __init__(self, server_address):
+        self.listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listen_socket.bind(server_address)
+        self.listen_socket.listen(self.request_queue_size)
+        self.server_name, self.server_port = self.listen_socket.getsockname()
+
+    def set_app(self, application):
+        self.application = application
+
+    def serve_forever(self):
+        while True:
+            self.client_fd, self.client_addr = self.listen_socket.accept()
+            self.client_fd.settimeout(TIMEOUT)
+            self.handle_one_request()
+
+    def handle_one_request(self):
+        self.request_method, self.headers_set, self.headers_sent = None, [], False
+        try:
+            self.read_request()
+            result = self.application(self.get_environ(), self.start_response)
+            self.finish_response(result)
+        except ClientGone:
+            pass
+        except RequestError as error:
+            self.send_error(*error.args)
+        except (Exception, SystemExit):
+            traceback.print_exc()
+            if not self.headers_sent:
+                self.send_error('500 Internal Server Error', 'the application failed')
+        finally:
+            self.client_fd.close()
+
+    def read_request(self):
+        try:
+            with self.client_fd.makefile('rb') as stream:
+                head = self.read_head(stream)
+                echo('< ', head)
+                self.parse_request(head)
+                self.body = self.read_body(stream)
+        except OSError as error:
+            raise ClientGone from error
+
+    def read_head(self, stream):
+        """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
+        head = line = stream.readline(MAX_HEAD)
+        if not head:
+            raise ClientGone
+        if len(head) == MAX_HEAD:
+            raise RequestError('414 URI Too Long', f'the request line is over {MAX_HEAD} bytes')
+        while line not in (b'\r\n', b'\n'):
+            line = stream.readline(MAX_HEAD)
+            head += line
+            if not line:
+                raise RequestError('400 Bad Request', 'the request ends before its blank line')
+            if len(head) > MAX_HEAD:
+                raise RequestError('431 Request Header Fields Too Large', f'over {MAX_HEAD} bytes')
+        return head
+
+    def parse_request(self, head):
+        """Take the head apart (RFC 9112, sections 3 and 5); raises RequestError."""
+        lines = [line.removesuffix('\r') for line in head.decode('latin-1').split('\n')]
+        match = REQUEST_LINE.fullmatch(lines[0])
+        if not match:
+            raise RequestError('400 Bad Request', 'the request line is not METHOD TARGET VERSION')
+        self.request_method, self.path, self.request_version = match.groups()
+        if not self.request_version.startswith('HTTP/1.'):
+            raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
+        if self.path.lower().startswith('http://'):  # as sent to a proxy (section 3.2.2)
+            self.path = '/' + self.path[7:].partition('/')[2]
+        if not self.path.startswith('/'):
+            raise RequestError('400 Bad Request', 'the target does not start with /')
+        self.headers = {}
+        for line in lines[1:-2]:
+            match = HEADER_LINE.fullmatch(line)
+            if not match:
+                raise RequestError('400 Bad Request', 'a header line is not NAME: VALUE')
+            name, value = match[1].lower(), match[2].strip(' \t')
+            if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
+                value = self.headers[name] + ', ' + value
+            self.headers[name] = value
+        host = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else None)
+        if host is None or ',' in host:
+            raise RequestError('400 Bad Request', 'there must be one Host header (section 3.2)')
+
+    def read_body(self, stream):
+        """Return as many bytes as Content-Length says (RFC 9112, section 6); raises RequestError."""
+        if 'transfer-encoding' in self.headers:
+            raise RequestError('501 Not Implemented', 'this server knows no Transfer-Encoding')
+        length = self.headers.get('content-length', '0')
+        if not re.fullmatch('[0-9]+', length):
+            raise RequestError('400 Bad Request', 'Content-Length is not one number')
+        if len(length) > 18 or int(length) > MAX_BODY:
+            raise RequestError('413 Content Too Large', f'the body is over {MAX_BODY} bytes')
+        if self.headers.get('expect', '').lower() == '100-continue':
+            self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
+        body = stream.read(int(length))
+        if len(body) < int(length):
+            raise RequestError('400 Bad Request', 'the body is shorter than Content-Length')
+        return body
+
+    def get_environ(self):
+        """Return what PEP 3333 calls the environ; its text is bytes decoded as latin-1."""
+        path, _, query = self.path.partition('?')
+        env = {
+            'wsgi.version': (1, 0),
+            'wsgi.url_scheme': 'http',
+            'wsgi.input': io.BytesIO(self.body),
+            'wsgi.errors': sys.stderr,
+            'wsgi.multithread': False,
+            'wsgi.multiprocess': False,
+            'wsgi.run_once': False,
+            'REQUEST_METHOD': self.request_method,
+            'SCRIPT_NAME': '',
+            'PATH_INFO': urllib.parse.unquote_to_bytes(path.encode('latin-1')).decode('latin-1'),
+            'QUERY_STRING': query,
+            'SERVER_NAME': self.server_name,
+            'SERVER_PORT': str(self.server_port),
+            'SERVER_PROTOCOL': self.request_version,
+            'REMOTE_ADDR': self.client_addr[0],
+        }
+        for name, value in self.headers.items():
+            key = name.upper().replace('-', '_')
+            if '_' not in name:  # X_Y would pass for X-Y
+                env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
+        return env
+
+    def start_response(self, status, response_headers, exc_info=None):
+        if exc_info:
+            try:
+                if self.headers_sent:
+                    raise exc_info[1].with_traceback(exc_info[2])
+            finally:
+                exc_info = None  # it holds this frame, and this frame holds it
+        elif self.headers_set:
+            raise AssertionError('start_response() was called before, and no exc_info is given')
+        server_headers = [
+            ('Date', email.utils.formatdate(usegmt=True)),
+            ('Server', 'WSGIServer 0.2'),
+            ('Connection', 'close'),  # RFC 9112, section 9.6
+        ]
+        given = {name.lower() for name, value in response_headers}
+        server_headers = [header for header in server_headers if header[0].lower() not in given]
+        self.headers_set = [status, response_headers + server_headers]
+        return self.write
+
+    def write(self, data):
+        """Send body bytes; the first call sends the status and the headers before them."""
+        if not self.headers_set:
+            raise AssertionError('start_response() was not called')
+        if self.request_method == 'HEAD':
+            data = b''
+        if not self.headers_sent:
+            data = self.response_head() + data
+            self.headers_sent = True
+        echo('> ', data)
+        try:
+            self.client_fd.sendall(data)
+        except OSError as error:
+            raise ClientGone from error
+
+    def response_head(self):
+        status, response_headers = self.headers_set
+        head = f'HTTP/1.1 {status}\r\n'
+        for name, value in response_headers:
+            if not HEADER_LINE.fullmatch(f'{name}: {value}'):
+                raise ValueError(f'not a header: {name}: {value!r}')
+            head += f'{name}: {value}\r\n'
+        return f'{head}\r\n'.encode('latin-1')
+
+    def finish_response(self, result):
+        try:
+            for data in result:
+                if data:
+                    self.write(data)
+            if not self.headers_sent:
+                self.write(b'')
+        finally:
+            if hasattr(result, 'close'):
+                result.close()
+
+    def send_error(self, status, reason):
+        """Send an error, then read on until the client closes: to close a socket with input
+        unread would reset the connection under the reply (RFC 9112, section 9.6)."""
+        self.headers_set = []
+        self.start_response(status, [('Content-Type', 'text/plain')])
+        try:
+            self.finish_response([f'{reason}\n'.encode()])
+            self.client_fd.shutdown(socket.SHUT_WR)
+            while self.client_fd.recv(1024):
+                pass
+        except OSError:
+            pass
+
+
+def echo(prefix, data):
+    """Print bytes the way `curl -v` does: each line behind the prefix."""
+    for line in data.splitlines():
+        print(prefix + line.decode('ascii', 'backslashreplace'))
+    print(flush=True)
+
+
+def make_server(server_address, application):
+    server = WSGIServer(server_address)
+    server.set_app(application)
+    return server
+
+
+def load_application(path=''):
+    """Return the callable that module:callable names; exits with one line where there is none."""
+    module, _, attribute = path.partition(':')
+    if not all(name.isidentifier() for name in [*module.split('.'), attribute]):
+        sys.exit('Provide a WSGI application object as module:callable')
+    try:
+        module = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        sys.exit(f'{error} for {sys.executable}: check the name, '
+                 f'or install it: {sys.executable} -m pip install {error.name}')
+    if not hasattr(module, attribute):
+        sys.exit(f'{path}: the module has no attribute {attribute!r}')
+    if not callable(getattr(module, attribute)):
+        sys.exit(f'{path}: not callable, so it is no WSGI application')
+    return getattr(module, attribute)
+
+
+def main():
+    sys.path.insert(0, os.getcwd())
+    httpd = make_server((HOST, PORT), load_application(*sys.argv[1:2]))
+    print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
+    try:
+        httpd.serve_forever()
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is the way to end this server
+
+
+if __name__ == '__main__':
+    main()
