@@ -1,0 +1,199 @@
+"""The experiments of part 3: what a server does with its clients, sockets and children.
+
+An experiment is a function that is given a running server, as a process id and a port. It acts
+as the clients, looks at the process through the kernel, and returns a Verdict. The first line of
+its docstring is the question that it answers. It knows nothing else of the server.
+"""
+import os
+import select
+import signal
+import socket
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from common import kernel
+from common.process import stage_server
+
+REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
+HOLDS, BUG = 'holds', 'bug'
+NO_CHILD, NO_HANDLER = 'no child', 'no handler'
+CHILDREN = 24  # how many end at once, and how many clients come and go
+
+
+class Verdict(NamedTuple):
+    outcome: str  # 'holds', 'bug', or the reason why the question does not arise
+    evidence: str  # what was seen
+
+
+def connect(port):
+    """A connection to the server; every later wait on it is bounded by kernel.LIMIT."""
+    return socket.create_connection(('127.0.0.1', port), timeout=kernel.LIMIT)
+
+
+def readable(client):
+    """Whether recv() would return at once: bytes have come, or the end of the connection."""
+    return bool(select.select([client], [], [], 0)[0])
+
+
+def ask(client, pid):
+    """Send a request; return the first bytes of the answer, b'' where none comes."""
+    try:
+        client.sendall(REQUEST)
+        return client.recv(65536) if kernel.wait_until(lambda: readable(client), pid) else b''
+    except ConnectionError:
+        return b''
+
+
+def read_reply(client, pid):
+    """Return the bytes that come, and whether the server ended the connection after them."""
+    reply = b''
+    while kernel.wait_until(lambda: readable(client), pid):
+        try:
+            data = client.recv(65536)
+        except ConnectionError:
+            data = b''
+        if not data:
+            return reply, True
+        reply += data
+    return reply, False
+
+
+def connect_to_child(stack, pid, port):
+    """Open a connection that says nothing; return it and the child that serves it (or None)."""
+    before = kernel.children(pid)
+    client = stack.enter_context(connect(port))
+    kernel.wait_until(lambda: kernel.children(pid) - before, pid)
+    return client, next(iter(kernel.children(pid) - before), None)
+
+
+def close_wait(pid):
+    """How many of its sockets wait for the process to close them: the client has closed."""
+    return kernel.tcp_states(pid).count('CLOSE_WAIT')
+
+
+def silent_client(pid, port):
+    """answers others while one client is silent"""
+    with connect(port), connect(port) as other:
+        if ask(other, pid):
+            return Verdict(HOLDS, 'a second client is answered while the first says nothing')
+        return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+
+
+def end_of_reply(pid, port):
+    """the client sees the end of the reply (FIN)"""
+    with connect(port) as client:
+        client.sendall(REQUEST)
+        reply, finished = read_reply(client, pid)
+    if finished:
+        return Verdict(HOLDS, f'{len(reply)} bytes of reply, then FIN')
+    return Verdict(BUG, f'{len(reply)} bytes of reply, then nothing: no FIN')
+
+
+def descriptors(pid, port):
+    """descriptors are given back"""
+    with connect(port) as client:
+        ask(client, pid)
+    kernel.let_rest(pid)
+    before, waiting_before = kernel.descriptors(pid), close_wait(pid)
+    for _ in range(CHILDREN):
+        with connect(port) as client:
+            ask(client, pid)
+    kernel.wait_until(lambda: kernel.descriptors(pid) <= before, pid)
+    left = kernel.descriptors(pid) - before
+    if left <= 0:
+        return Verdict(HOLDS, f'no descriptor more after {CHILDREN} clients than before')
+    waiting = close_wait(pid) - waiting_before
+    return Verdict(BUG, f'{left} descriptors more after {CHILDREN} clients, '
+                        f'{waiting} of them sockets in CLOSE_WAIT')
+
+
+def one_child(pid, port):
+    """one child is reaped"""
+    with ExitStack() as stack:
+        client, child = connect_to_child(stack, pid, port)
+        if child is None:
+            return Verdict(NO_CHILD, 'no child is forked for a connection')
+        client.sendall(REQUEST)
+        kernel.wait_until(lambda: kernel.status(child) == 'gone', pid)
+    state = kernel.status(child)
+    if state == 'gone':
+        return Verdict(HOLDS, 'the child is gone once it has answered')
+    return Verdict(BUG, f'the child has answered and is a {state}')
+
+
+def eintr(pid, port):
+    """survives EINTR in accept()"""
+    with ExitStack() as stack:
+        client, child = connect_to_child(stack, pid, port)
+        if child is None:
+            return Verdict(NO_HANDLER, 'no child is forked, so no SIGCHLD comes')
+        kernel.let_rest(pid)  # in accept(), which the SIGCHLD of this child interrupts
+        client.sendall(REQUEST)
+        kernel.wait_until(lambda: kernel.status(child) == 'gone', pid)
+    if kernel.status(child) == 'zombie':
+        return Verdict(NO_HANDLER, 'the child stays a zombie: nothing handles SIGCHLD')
+    try:
+        with connect(port) as client:
+            if ask(client, pid):
+                return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
+    except ConnectionError:
+        pass
+    return Verdict(BUG, 'the first SIGCHLD ends the server')
+
+
+def children_at_once(pid, port):
+    """children that end at once are all reaped"""
+    with ExitStack() as stack:
+        clients = []
+        for _ in range(CHILDREN):
+            client, child = connect_to_child(stack, pid, port)
+            if child is None:
+                return Verdict(NO_CHILD, 'no child is forked for a connection')
+            clients.append(client)
+        os.kill(pid, signal.SIGSTOP)
+        try:
+            for client in clients:
+                client.sendall(REQUEST)
+            kernel.wait_until(lambda: len(kernel.zombies(pid)) == CHILDREN, pid)
+            kernel.let_rest(pid)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        kernel.wait_until(lambda: not kernel.zombies(pid), pid)
+    left = len(kernel.zombies(pid))
+    outcome = BUG if left else HOLDS
+    return Verdict(outcome, f'{left} zombies after {CHILDREN} children ended at once')
+
+
+def stopped_child(pid, port):
+    """survives a stopped child"""
+    with ExitStack() as stack:
+        silent, child = connect_to_child(stack, pid, port)
+        if child is None:
+            return Verdict(NO_CHILD, 'no child is forked for a connection')
+        os.kill(child, signal.SIGSTOP)
+        try:
+            kernel.let_rest(pid)
+            other = stack.enter_context(connect(port))
+            if ask(other, pid):
+                return Verdict(HOLDS, 'the next client is answered while a child is stopped')
+            return Verdict(BUG, 'the next client waits for as long as a child is stopped')
+        finally:
+            os.kill(child, signal.SIGCONT)
+
+
+eintr.pep475 = 'off'  # how measure() starts the server
+
+PART3 = [silent_client, end_of_reply, descriptors, one_child, eintr, children_at_once, stopped_child]
+
+
+def measure(stage, experiment):
+    """Run an experiment on a stage, started as the experiment asks; return the Verdict.
+
+    With several applications (experiment.apps), the bug on any of them is the verdict.
+    """
+    for app in getattr(experiment, 'apps', [None]):
+        with stage_server(stage, app, getattr(experiment, 'pep475', 'on')) as server:
+            verdict = experiment(server.pid, server.port)
+        if verdict.outcome == BUG:
+            break
+    return verdict

@@ -1,0 +1,100 @@
+"""What the kernel says of a process: its children, zombies, descriptors and connections."""
+import time
+
+import psutil
+
+LOOK_EVERY = 0.01  # seconds
+REST = 0.3  # seconds without activity, after which nothing more is awaited
+LIMIT = 20  # seconds that any wait takes at the most
+
+
+def seen(look, otherwise):
+    """What look() returns, or the other value where the process ended in the meantime."""
+    try:
+        return look()
+    except psutil.NoSuchProcess:
+        return otherwise
+
+
+def children(pid):
+    """The pids of its direct children, zombies too."""
+    return {child.pid for child in seen(lambda: psutil.Process(pid).children(), [])}
+
+
+def status(pid):
+    """The state as psutil names it ('sleeping', 'stopped', 'zombie', ...), or 'gone'."""
+    return seen(lambda: psutil.Process(pid).status(), 'gone')
+
+
+def zombies(pid):
+    """The pids of its children that have ended and were not waited for."""
+    return {child for child in children(pid) if status(child) == psutil.STATUS_ZOMBIE}
+
+
+def family(pid):
+    """The process and all its descendants, without zombies."""
+    parent = seen(lambda: [psutil.Process(pid)], [])
+    relatives = parent + seen(lambda: psutil.Process(pid).children(recursive=True), [])
+    return [relative for relative in relatives if status(relative.pid) not in ('zombie', 'gone')]
+
+
+def descriptors(pid):
+    """How many descriptors the process and its descendants have open, all together."""
+    return sum(seen(process.num_fds, 0) for process in family(pid))
+
+
+def tcp_states(pid):
+    """The TCP states of its sockets, in the order of its descriptors: ['LISTEN', 'CLOSE_WAIT']."""
+    connections = seen(lambda: psutil.Process(pid).net_connections('tcp'), [])
+    return [connection.status for connection in sorted(connections, key=lambda c: c.fd)]
+
+
+def listener(pid):
+    """(pid, port) of the process that listens, itself or a descendant, or None."""
+    for process in family(pid):
+        for connection in seen(process.net_connections, []):
+            if connection.status == psutil.CONN_LISTEN:
+                return process.pid, connection.laddr.port
+    return None
+
+
+def activity(pid):
+    """A value that stays the same for as long as the whole family sleeps; None while one runs."""
+    marks = []
+    for process in family(pid):
+        state, switches = status(process.pid), seen(process.num_ctx_switches, None)
+        if state == psutil.STATUS_RUNNING:
+            return None
+        marks.append((process.pid, state, switches))
+    return marks
+
+
+def eventually(condition, seconds=LIMIT):
+    """Look until condition() is true, for so many seconds at the most; return what it is."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY)
+    return result
+
+
+def wait_until(condition, pid):
+    """Wait until condition() is true; return whether it became so.
+
+    Gives up once the server (pid) and its descendants have slept for REST seconds: nothing is on
+    its way that could still make it true. So a busy machine makes the wait longer, never wrong.
+    """
+    limit = time.monotonic() + LIMIT
+    before, asleep_since = None, time.monotonic()
+    while not condition():
+        now, time_now = activity(pid), time.monotonic()
+        if now is None or now != before:
+            before, asleep_since = now, time_now
+        if time_now - asleep_since > REST or time_now > limit:
+            return False
+        time.sleep(LOOK_EVERY)
+    return True
+
+
+def let_rest(pid):
+    """Wait until the server and its descendants have slept for REST seconds."""
+    wait_until(lambda: False, pid)

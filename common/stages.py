@@ -1,0 +1,84 @@
+"""The list of stages: where each one is, what comes before it, and how it is expected to behave."""
+import ast
+import re
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Each column is an experiment in common/experiments.py, each row a stage.
+PART3 = """
+stage         silent_client  end_of_reply  descriptors  one_child  eintr       children_at_once  stopped_child
+v1.0          bug            holds         holds        no child   no handler  no child          no child
+v1.1-fd-leak  holds          bug           bug          bug        no handler  bug               holds
+v1.1          holds          holds         holds        bug        no handler  bug               holds
+v1.2          holds          holds         holds        holds      bug         bug               bug
+v1.3          holds          holds         holds        holds      holds       bug               bug
+final         holds          holds         holds        holds      holds       holds             holds
+"""
+
+# The same for part 2, with common/wsgi_experiments.py.
+PART2 = """
+stage  hello  environ  whole_request  whole_response  validator  binary_body  bad_requests
+v1.0   holds  bug      bug            bug             bug        holds        bug
+v1.1   holds  holds    holds          bug             bug        holds        bug
+v1.2   holds  holds    holds          holds           holds      holds        bug
+final  holds  holds    holds          holds           holds      holds        holds
+"""
+
+
+class Stage(NamedTuple):
+    name: str  # as make knows it: part3-v1.2
+    folder: str  # below the root: part3/v1.2
+
+    @property
+    def server(self):
+        """The path of its server.py, relative to the root."""
+        return f'{self.folder}/server.py'
+
+    @property
+    def summary(self):
+        """The first line of its docstring."""
+        return ast.get_docstring(ast.parse((ROOT / self.server).read_text())).splitlines()[0]
+
+
+def all_stages():
+    """Every folder with a server.py, in the order of the lessons."""
+    folders = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob('part*/**/server.py')]
+    return [Stage(folder.replace('/', '-'), folder) for folder in sorted(folders, key=lesson_order)]
+
+
+def lesson_order(folder):
+    """Sorts by part and version; a stage with a suffix (-fd-leak) before its cure, final last."""
+    part, _, version = folder.partition('/')
+    numbers = [int(number) for number in re.findall(r'\d+', version)]
+    return part, version == 'final', numbers, '-' not in version
+
+
+def find_stage(name):
+    """The stage of that name; exits with one line that lists them where there is none."""
+    stages = {stage.name: stage for stage in all_stages()}
+    if name not in stages:
+        sys.exit(f'{name} is no stage: there are {", ".join(stages)}')
+    return stages[name]
+
+
+def stage_before(stage):
+    """The stage before it in the same part, or None."""
+    part = stage.folder.partition('/')[0]
+    same_part = [other for other in all_stages() if other.folder.partition('/')[0] == part]
+    place = same_part.index(stage)
+    return same_part[place - 1] if place else None
+
+
+def expected(part):
+    """Read a table above: {stage name: {experiment: 'holds', 'bug' or why it does not apply}}."""
+    table = {'part2': PART2, 'part3': PART3}[part]
+    header, *rows = [re.split(r'  +', line) for line in table.strip().splitlines()]
+    return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+if __name__ == '__main__':
+    for stage in all_stages():
+        print(f'  make {stage.name:<19} {stage.summary}')

@@ -1,0 +1,250 @@
+"""The experiments of part 2: what a WSGI server tells its application, and sends for it.
+
+Like those of part 3, they are given a running server; it runs the application named in `apps`.
+"""
+import email.utils
+import json
+import os
+import signal
+import socket
+import struct
+import time
+from typing import NamedTuple
+
+from common import kernel
+from common.experiments import BUG, HOLDS, Verdict, connect, read_reply, readable
+from common.wsgi_probes import ALL_BYTES
+
+PROBES = ['wsgi_probes:app']
+
+
+class Response(NamedTuple):
+    status: str  # '200 OK', or '' where no response came
+    headers: list  # of (name, value)
+    body: bytes
+
+    def values(self, name):
+        """All values of the headers of that name."""
+        return [value for key, value in self.headers if key.lower() == name.lower()]
+
+
+def request(method, path, *headers, body=b''):
+    """The bytes of a request; a Content-Length is added where there is a body."""
+    lines = [f'{method} {path} HTTP/1.1', 'Host: localhost', *headers]
+    if body:
+        lines.append(f'Content-Length: {len(body)}')
+    return '\r\n'.join([*lines, '', '']).encode('latin-1') + body
+
+
+def fetch(pid, port, *pieces):
+    """Send a request in pieces, each after the server has read those before; return the Response.
+
+    It is empty where the server has ended, or ends the connection without a reply.
+    """
+    try:
+        with connect(port) as client:
+            for piece in pieces[:-1]:
+                client.sendall(piece)
+                kernel.let_rest(pid)
+            client.sendall(pieces[-1])
+            return parse(read_reply(client, pid)[0])
+    except ConnectionError:
+        return Response('', [], b'')
+
+
+def get(pid, port, path, *headers):
+    return fetch(pid, port, request('GET', path, *headers))
+
+
+def parse(reply):
+    """Take the bytes of a reply apart."""
+    head, _, body = reply.partition(b'\r\n\r\n')
+    status_line, *lines = head.decode('latin-1').split('\r\n')
+    return Response(status_line.partition(' ')[2], [tuple(line.split(': ', 1)) for line in lines], body)
+
+
+def status_of(pid, port, data):
+    """Send the bytes and then FIN; return the number of the status that comes, '' for none."""
+    try:
+        with connect(port) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return parse(read_reply(client, pid)[0]).status.partition(' ')[0]
+    except ConnectionError:
+        return ''
+
+
+def reset(client):
+    """Close the connection with RST instead of FIN: SO_LINGER with 0 seconds, socket(7)."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    client.close()
+
+
+def survives(pid, port):
+    """Whether the server answers one more client."""
+    return get(pid, port, '/').status == '200 OK'
+
+
+def verdict(wrong, right):
+    """Bug, with all that is wrong; or holds, with what is right."""
+    return Verdict(BUG, f'wrong: {", ".join(wrong)}') if wrong else Verdict(HOLDS, right)
+
+
+def hello(pid, port):
+    """hello from bare WSGI, Flask, Pyramid, Django"""
+    response = get(pid, port, '/hello')
+    if response.status == '200 OK' and response.body.startswith(b'Hello world from '):
+        return Verdict(HOLDS, response.body.decode().strip())
+    return Verdict(BUG, f'no hello: {response.status!r}')
+
+
+def environ(pid, port):
+    """query string, headers, path decoding"""
+    response = get(pid, port, '/caf%C3%A9%20x?a=1&b=%20', 'X-Probe: one', 'X-Probe: two')
+    seen = json.loads(response.body or '{}')
+    due = {
+        'PATH_INFO': '/caf\xc3\xa9 x', 'QUERY_STRING': 'a=1&b=%20', 'SCRIPT_NAME': '',
+        'HTTP_X_PROBE': 'one, two', 'HTTP_HOST': 'localhost',
+        'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '127.0.0.1',
+    }
+    wrong = [name for name, value in due.items() if seen.get(name) != value]
+    return verdict(wrong, f'{len(due)} variables of the environ are right')
+
+
+def whole_request(pid, port):
+    """body, requests over 1 KiB"""
+    body = ALL_BYTES * 16
+    data = request('POST', '/body', 'X-Padding: ' + 'x' * 2000, body=body)
+    response = fetch(pid, port, data[:1500], data[1500:3000], data[3000:])
+    wrong = [] if response.body == body else [f'{len(response.body)} bytes of body for {len(body)}']
+    return verdict(wrong, f'{len(data)} bytes of request are read, in three pieces')
+
+
+def streams(pid, port):
+    """whether bytes arrive before the application has made all of them"""
+    with connect(port) as client:
+        client.sendall(request('GET', '/stop'))
+        try:
+            kernel.wait_until(lambda: kernel.status(pid) == 'stopped', pid)
+            early = readable(client)
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        reply, _ = read_reply(client, pid)
+    return early and parse(reply).body == b'before, after'
+
+
+def has_true_date(pid, port):
+    dates = get(pid, port, '/').values('Date')
+    now = time.time()
+    return len(dates) == 1 and abs(email.utils.parsedate_to_datetime(dates[0]).timestamp() - now) < 60
+
+
+def keeps_own_headers(pid, port):
+    response = get(pid, port, '/own-headers')
+    dates, servers = response.values('Date'), response.values('Server')
+    return (dates, servers) == (['Thu, 01 Jan 1970 00:00:00 GMT'], ['a probe'])
+
+
+def closes(pid, port):
+    get(pid, port, '/closable')
+    return get(pid, port, '/closed').body == b'1'
+
+
+def sends_headers_late(pid, port):
+    return get(pid, port, '/change-before').status == '500 Changed'
+
+
+def raises_again(pid, port):
+    return get(pid, port, '/change-after').body == b'sent, raised again'
+
+
+def writes(pid, port):
+    return get(pid, port, '/write').body == b'written, returned'
+
+
+def whole_response(pid, port):
+    """write(), exc_info, close(), streaming, Date"""
+    checks = {
+        'streaming': streams, 'Date': has_true_date, 'Date and Server of the application': keeps_own_headers,
+        'close()': closes, 'exc_info before the headers': sends_headers_late,
+        'exc_info after the headers': raises_again, 'write()': writes,
+    }
+    wrong = [name for name, check in checks.items() if not check(pid, port)]
+    return verdict(wrong, f'{len(checks)} rules of PEP 3333 are kept')
+
+
+def validator(pid, port):
+    """wsgiref.validate is content"""
+    for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
+        response = fetch(pid, port, data)
+        if response.status != '200 OK':
+            complaint = response.body.decode() or 'the server ends'
+            return Verdict(BUG, f'wsgiref.validate complains: {complaint}')
+    return Verdict(HOLDS, 'wsgiref.validate lets GET and POST pass')
+
+
+def binary_body(pid, port):
+    """binary body intact"""
+    wrong = [] if get(pid, port, '/binary').body == ALL_BYTES else ['the bytes are not the same']
+    return verdict(wrong, 'all 256 bytes arrive as they are')
+
+
+def reset_while_asking(pid, port):
+    client = connect(port)
+    client.sendall(b'GET / HTT')
+    kernel.let_rest(pid)
+    reset(client)
+
+
+def reset_while_reading(pid, port):
+    client = connect(port)
+    client.sendall(request('GET', '/large'))
+    kernel.wait_until(lambda: readable(client), pid)
+    reset(client)
+
+
+def bad_requests(pid, port):
+    """survives empty, malformed, oversized requests, resets, an app that raises"""
+    for name, data, status in BAD_REQUESTS:
+        got = status_of(pid, port, data)
+        if got != status:
+            return Verdict(BUG, f'{name}: {got or "no status"} instead of {status or "none"}')
+        if not survives(pid, port):
+            return Verdict(BUG, f'{name}: the server does not answer the next client')
+    for hang_up in reset_while_asking, reset_while_reading:
+        hang_up(pid, port)
+        if not survives(pid, port):
+            return Verdict(BUG, f'{hang_up.__name__}: the server does not answer the next client')
+    return Verdict(HOLDS, f'{len(BAD_REQUESTS)} bad requests and 2 resets are survived')
+
+
+LENGTH = 'Content-Length: '
+BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
+    ('an empty connection', b'', ''),
+    ('a malformed request line', b'mick\r\n\r\n', '400'),
+    ('a request that stops short', b'GET / HTTP/1.1\r\nHost: x\r\n', '400'),
+    ('a header without a colon', request('GET', '/', 'mick'), '400'),
+    ('a folded header', request('GET', '/', 'X-Probe: one', ' two'), '400'),
+    ('no Host', b'GET / HTTP/1.1\r\n\r\n', '400'),
+    ('a version of the future', b'GET / HTTP/9.1\r\nHost: x\r\n\r\n', '505'),
+    ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), '400'),
+    ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), '400'),
+    ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', '400'),
+    ('a body that stops short', request('POST', '/', LENGTH + '9') + b'x', '400'),
+    ('a Transfer-Encoding', request('POST', '/', 'Transfer-Encoding: chunked') + b'0\r\n\r\n', '501'),
+    ('a long request line', request('GET', '/' + 'x' * 100_000), '414'),
+    ('a large head', request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100), '431'),
+    ('a large body', request('POST', '/', LENGTH + '9' * 30) + b'x' * 100_000, '413'),
+    ('an app that raises', request('GET', '/raise-before'), '500'),
+    ('an app that raises late', request('GET', '/raise-after'), '200'),
+    ('an app that calls exit', request('GET', '/exit'), '500'),
+    ('an app that is refused a connection', request('GET', '/refused'), '500'),
+    ('an app that breaks a header', request('GET', '/break-header'), '500'),
+]
+
+hello.apps = ['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app']
+validator.apps = ['wsgi_probes:checked']
+for experiment in (environ, whole_request, whole_response, binary_body, bad_requests):
+    experiment.apps = PROBES
+
+PART2 = [hello, environ, whole_request, whole_response, validator, binary_body, bad_requests]
