@@ -1,0 +1,75 @@
+PYTHON ?= python3
+HOST ?= 127.0.0.1
+PORT ?= 8888
+PEP475 ?= on
+APP ?= wsgiapp:app
+export HOST PORT PEP475
+
+# every folder with a server.py is a stage: part3/v1.2 is part3-v1.2
+STAGES := $(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py))
+PLAIN := $(foreach stage,$(filter-out part2/%,$(STAGES)),$(subst /,-,$(stage)))
+WSGI := $(foreach stage,$(filter part2/%,$(STAGES)),$(subst /,-,$(stage)))
+DIFFS := $(addprefix diff-,$(PLAIN) $(WSGI))
+
+# the environment is made again for another Python, and for other requirements
+VENV := .venv/made-for-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+FRAMEWORK = $(filter flaskapp:% pyramidapp:% djangoapp:%,$(APP))
+
+.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff client test lint readmes clean
+
+help:
+	@echo 'Stages, on PORT=8888; Ctrl-C ends them:'
+	@$(PYTHON) -m common.stages
+	@echo
+	@echo '  make part2-final APP=flaskapp:app               ... with another application of part2/apps'
+	@echo '  make part3-v1.2 PORT=9000                       ... on another port'
+	@echo '  make part3-v1.2 PEP475=off                      ... with the accept() of Python 2'
+	@echo '  make part3-v1.2 PYTHON=python3.13               ... with another Python'
+	@echo
+	@echo 'Beside them:'
+	@sed -n 's/^## \(make [^:]*\): *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-49s %s\n", $$1, $$2}'
+
+$(PLAIN):
+	@$(PYTHON) -m common.run $@
+
+$(WSGI): $(if $(FRAMEWORK),$(VENV))
+	@$(if $(FRAMEWORK),.venv/bin/python,$(PYTHON)) -m common.run $@ $(APP)
+
+## make diff-part3-v1.2: the step to a stage from the one before
+$(DIFFS):
+	@$(PYTHON) -m common.diff $(@:diff-%=%)
+
+## make diff FROM=part3-v1.1 TO=part3-final: the step between any two
+diff:
+	@$(PYTHON) -m common.diff $(FROM) $(TO)
+
+## make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5: the load client
+client:
+	@$(PYTHON) common/client.py $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
+		$(if $(MAX_CONNS),--max-conns $(MAX_CONNS)) $(if $(HOLD),--hold $(HOLD))
+
+## make test: sets up .venv, passes the tests
+test: $(VENV)
+	@.venv/bin/python -m pytest $(ARGS)
+
+## make lint: what ruff says of the code
+lint: $(VENV)
+	@.venv/bin/ruff check
+
+## make readmes: writes the diffs and tables of the READMEs anew
+readmes: $(VENV)
+	@.venv/bin/python -m common.readmes
+
+## make clean: removes .venv and what the tools left
+clean:
+	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ tests/__pycache__ part2/apps/__pycache__
+
+$(VENV): requirements.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo 'Python 3.10 or newer is needed: name one with PYTHON=python3.13'; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		{ echo '$(PYTHON) cannot make a .venv: install it, on Debian and Ubuntu with apt install python3-venv'; exit 1; }
+	@rm -rf .venv
+	$(PYTHON) -m venv .venv
+	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
+	@touch $@

@@ -1,0 +1,46 @@
+"""Writes what the READMEs show of the code: the diffs between stages, the tables of behaviours."""
+import re
+import subprocess
+
+from common import experiments, stages, wsgi_experiments
+from common.diff import diff_command
+
+DIFF_HEADING = '## Diff to the stage before\n'
+
+
+def diff_section(stage):
+    """The fenced diff that ends a stage's README."""
+    command = diff_command(stages.stage_before(stage), stage)
+    diff = subprocess.run(command, cwd=stages.ROOT, capture_output=True, text=True).stdout
+    lines = [line for line in diff.splitlines() if not line.startswith(('diff --git', 'index '))]
+    return '\n'.join([DIFF_HEADING, '```diff', *lines, '```', ''])
+
+
+def table(part, columns):
+    """A table of behaviours in Markdown: a row for each stage, a column for each experiment."""
+    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in columns)]]
+    rows.append(['---'] * len(rows[0]))
+    for name, outcomes in stages.expected(part).items():
+        cells = [outcomes[column.__name__].replace('bug', '**bug**') for column in columns]
+        rows.append([name.removeprefix(f'{part}-'), *cells])
+    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+
+
+def fresh_texts():
+    """{path: text as it should be} for every README that shows something of the code."""
+    texts = {}
+    for stage in filter(stages.stage_before, stages.all_stages()):
+        path = stages.ROOT / stage.folder / 'README.md'
+        texts[path] = path.read_text().partition(DIFF_HEADING)[0] + diff_section(stage)
+    path = stages.ROOT / 'README.md'
+    text = path.read_text()
+    for part, columns in ('part3', experiments.PART3), ('part2', wsgi_experiments.PART2):
+        heading = part.replace('part', 'part ')
+        text = re.sub(rf'^\| {heading} \|.*\n(\|.*\n)*', table(part, columns), text, flags=re.MULTILINE)
+    texts[path] = text
+    return texts
+
+
+if __name__ == '__main__':
+    for path, text in fresh_texts().items():
+        path.write_text(text)
