@@ -1,0 +1,29 @@
+"""Fixtures of all tests."""
+import os
+import shutil
+
+import pytest
+
+from common.process import stage_server
+from common.stages import find_stage
+
+
+@pytest.fixture
+def serve(request):
+    """serve('part3-final') starts that stage and returns its ServerProcess; it ends with the test."""
+    def start(stage_name, *args, **options):
+        server = stage_server(find_stage(stage_name), *args, **options).__enter__()
+        request.addfinalizer(server.stop)
+        return server
+
+    return start
+
+
+@pytest.fixture
+def tool():
+    """tool('curl') skips the test where that command is missing; in CI it fails."""
+    def need(name):
+        if shutil.which(name) is None:
+            (pytest.fail if os.environ.get('CI') else pytest.skip)(f'{name} is not installed')
+        return name
+    return need

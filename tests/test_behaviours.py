@@ -1,0 +1,34 @@
+"""Every cell of both tables: each bug where a stage has it, and its absence where it has not."""
+import itertools
+
+import pytest
+
+from common import experiments, wsgi_experiments
+from common.experiments import measure
+from common.stages import all_stages, expected, find_stage
+
+EXPERIMENTS = {'part2': wsgi_experiments.PART2, 'part3': experiments.PART3}
+CELLS = [
+    pytest.param(stage, experiment, id=f'{stage}-{experiment.__name__}')
+    for part in EXPERIMENTS for stage in expected(part) for experiment in EXPERIMENTS[part]
+]
+
+
+@pytest.mark.parametrize(('stage', 'experiment'), CELLS)
+def test_the_stage_behaves_as_its_table_says(stage, experiment):
+    part = stage.partition('-')[0]
+    verdict = measure(find_stage(stage), experiment)
+    assert verdict.outcome == expected(part)[stage][experiment.__name__], verdict.evidence
+
+
+@pytest.mark.parametrize('part', EXPERIMENTS)
+def test_the_table_has_a_row_for_every_stage_and_a_column_for_every_experiment(part):
+    stages = [stage.name for stage in all_stages() if stage.name.startswith(part)]
+    names = [experiment.__name__ for experiment in EXPERIMENTS[part]]
+    assert [(stage, list(row)) for stage, row in expected(part).items()] == [(s, names) for s in stages]
+
+
+def test_in_part_2_no_stage_goes_back_from_holds_to_bug():
+    rows = list(expected('part2').values())
+    for before, after in itertools.pairwise(rows):
+        assert [name for name in before if (before[name], after[name]) == ('holds', 'bug')] == []

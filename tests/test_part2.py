@@ -1,0 +1,170 @@
+"""Part 2: what each version of the WSGI server does, in detail."""
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from common import wsgi_experiments
+from common.experiments import connect, read_reply, readable
+from common.process import ServerProcess, stage_server
+from common.stages import ROOT, Stage, find_stage
+from common.wsgi_experiments import BAD_REQUESTS, fetch, get, parse, request, status_of, survives
+
+STAGES = ['part2-v1.0', 'part2-v1.1', 'part2-v1.2', 'part2-final']
+HELLOS = {
+    'wsgiapp:app': b'Hello world from a simple WSGI application!\n',
+    'flaskapp:app': b'Hello world from Flask!\n',
+    'pyramidapp:app': b'Hello world from Pyramid!\n',
+    'djangoapp:app': b'Hello world from Django!\n',
+}
+
+
+@pytest.mark.parametrize('app', HELLOS)
+@pytest.mark.parametrize('stage', STAGES)
+def test_every_stage_runs_every_application_unchanged(serve, stage, app):
+    server = serve(stage, app)
+    response = get(server.pid, server.port, '/hello')
+    assert (response.status, response.body) == ('200 OK', HELLOS[app])
+    assert response.values('Content-Type')[0].partition(';')[0] == 'text/plain'
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_request_and_response_are_echoed_as_curl_does(serve, stage):
+    server = serve(stage, 'wsgiapp:app')
+    get(server.pid, server.port, '/hello')
+    server.wait_for_output('> Hello world from a simple WSGI application!\n')
+    first, blank, *lines = server.output().splitlines()
+    assert (first, blank) == (f'Serving HTTP on port {server.port} ...', '')
+    assert lines[:3] == ['< GET /hello HTTP/1.1', '< Host: localhost', '< ']
+    assert lines[4] == '> HTTP/1.1 200 OK'
+
+
+@pytest.mark.parametrize('app', list(HELLOS)[1:])
+def test_v1_0_takes_the_query_for_a_part_of_the_path(serve, app):
+    server = serve('part2-v1.0', app)
+    assert status_of(server.pid, server.port, request('GET', '/hello?x=1')) == '404'
+    server = serve('part2-v1.1', app)
+    assert status_of(server.pid, server.port, request('GET', '/hello?x=1')) == '200'
+
+
+def test_v1_0_ends_at_an_empty_connection_with_an_index_error(serve):
+    server = serve('part2-v1.0', 'wsgiapp:app')
+    connect(server.port).close()
+    server.wait_for_output('IndexError')
+    assert server.popen.wait(5) == 1
+
+
+def test_v1_0_sends_the_date_of_the_article(serve):
+    server = serve('part2-v1.0', 'wsgiapp:app')
+    assert get(server.pid, server.port, '/').values('Date') == ['Tue, 31 Mar 2015 12:54:48 GMT']
+
+
+@pytest.mark.parametrize('stage', STAGES[1:])
+def test_a_client_that_waits_for_100_continue_is_told_to_go_on(serve, stage):
+    server = serve(stage, 'wsgi_probes:app')
+    head, body = request('POST', '/body', 'Expect: 100-continue', body=b'later')[:-5], b'later'
+    with connect(server.port) as client:
+        client.sendall(head)
+        assert client.recv(1024) == b'HTTP/1.1 100 Continue\r\n\r\n'
+        client.sendall(body)
+        assert parse(read_reply(client, server.pid)[0]).body == body
+
+
+@pytest.mark.parametrize('stage', STAGES[1:])
+def test_a_request_is_read_byte_by_byte(serve, stage):
+    server = serve(stage, 'wsgi_probes:app')
+    with connect(server.port) as client:
+        client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for byte in request('POST', '/body', body=b'bit by bit'):
+            client.sendall(bytes([byte]))
+        assert parse(read_reply(client, server.pid)[0]).body == b'bit by bit'
+
+
+@pytest.mark.parametrize('check', [
+    wsgi_experiments.streams, wsgi_experiments.has_true_date, wsgi_experiments.keeps_own_headers,
+    wsgi_experiments.closes, wsgi_experiments.sends_headers_late, wsgi_experiments.raises_again,
+    wsgi_experiments.writes,
+])
+def test_v1_1_breaks_each_rule_that_v1_2_keeps(serve, check):
+    server = serve('part2-v1.1', 'wsgi_probes:app')
+    assert not check(server.pid, server.port)
+    server = serve('part2-v1.2', 'wsgi_probes:app')
+    assert check(server.pid, server.port)
+
+
+@pytest.mark.parametrize(('data', 'status'), [
+    pytest.param(data, status, id=name) for name, data, status in BAD_REQUESTS])
+def test_final_answers_a_bad_request_and_then_the_next_client(serve, data, status):
+    server = serve('part2-final', 'wsgi_probes:app')
+    assert status_of(server.pid, server.port, data) == status
+    assert survives(server.pid, server.port)
+
+
+@pytest.mark.parametrize('method', ['GET', 'HEAD'])
+def test_final_answers_head_as_get_without_the_body(serve, method):
+    server = serve('part2-final', 'wsgiapp:app')
+    response = fetch(server.pid, server.port, request(method, '/hello'))
+    assert response.status == '200 OK'
+    assert response.values('Content-Type') == ['text/plain']
+    assert response.body == (HELLOS['wsgiapp:app'] if method == 'GET' else b'')
+
+
+def test_final_reports_an_application_that_raises(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    get(server.pid, server.port, '/raise-before')
+    assert "KeyError: 'before the headers'" in server.output()
+
+
+def test_final_takes_the_path_out_of_a_request_to_a_proxy(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    response = get(server.pid, server.port, 'http://localhost/hello?x=1')
+    assert b'"PATH_INFO": "/hello"' in response.body
+
+
+def test_final_does_not_mistake_an_underscore_for_a_hyphen(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    assert b'HTTP_X_PROBE' not in get(server.pid, server.port, '/', 'X_Probe: one').body
+
+
+def test_final_drops_a_client_that_stays_silent(tmp_path):
+    source = (ROOT / 'part2/final/server.py').read_text()
+    assert source.count('TIMEOUT = 10 ') == 1
+    (tmp_path / 'server.py').write_text(source.replace('TIMEOUT = 10 ', 'TIMEOUT = 0.1 '))
+    with stage_server(Stage('impatient', str(tmp_path)), 'wsgiapp:app') as server, \
+            connect(server.port) as silent:
+        server.wait_for(lambda: readable(silent), 'drop a silent client')
+        assert silent.recv(1) == b''
+        assert survives(server.pid, server.port)
+
+
+@pytest.mark.parametrize(('argument', 'words'), [
+    ([], ['Provide a WSGI application object as module:callable']),
+    (['wsgiapp'], ['Provide a WSGI application object as module:callable']),
+    (['..:app'], ['Provide a WSGI application object as module:callable']),
+    (['nosuch:app'], ["No module named 'nosuch'", sys.executable, '-m pip install nosuch']),
+    (['wsgiapp:nosuch'], ['wsgiapp:nosuch', 'no attribute']),
+    (['wsgi_probes:TEXT'], ['wsgi_probes:TEXT', 'not callable']),
+])
+def test_final_says_in_one_line_what_is_wrong_with_the_application(argument, words):
+    command = [sys.executable, 'part2/final/server.py', *argument]
+    run = subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': 'part2/apps:common'},
+                         text=True, capture_output=True, timeout=20)
+    assert run.returncode == 1
+    assert run.stdout == ''
+    assert run.stderr.count('\n') == 1
+    for word in words:
+        assert word in run.stderr
+
+
+def test_v1_0_without_an_argument_gives_the_message_of_the_article():
+    run = subprocess.run([sys.executable, find_stage('part2-v1.0').server], cwd=ROOT,
+                         text=True, capture_output=True, timeout=20)
+    assert (run.returncode, run.stderr) == (1, 'Provide a WSGI application object as module:callable\n')
+
+
+def test_an_application_is_found_in_the_current_folder(tmp_path):
+    (tmp_path / 'mine.py').write_text((ROOT / 'part2/apps/wsgiapp.py').read_text())
+    server = ROOT / 'part2/v1.0/server.py'
+    with ServerProcess(['sh', '-c', f'cd {tmp_path}; exec {sys.executable} {server} mine:app']) as server:
+        assert get(server.pid, server.port, '/').body == HELLOS['wsgiapp:app']

@@ -1,0 +1,120 @@
+"""The stages as texts: short, alone, and one lesson away from each other."""
+import ast
+import difflib
+import shutil
+import sys
+
+import pytest
+
+from common.experiments import connect, read_reply
+from common.process import ServerProcess
+from common.stages import ROOT, all_stages, find_stage, stage_before
+
+STAGES = [stage.name for stage in all_stages()]
+MOST_LINES = {'part1': 60, 'part2-v1.0': 110, 'part2-v1.1': 150, 'part2-v1.2': 180, 'part2-final': 275}
+
+# For each step the functions that its lesson is about, and its budget of changed lines of code.
+REQUEST = {'handle_one_request', 'parse_request', 'get_environ', 'read_head', 'read_body'}
+RESPONSE = {'__init__', 'handle_one_request', 'start_response', 'write', 'response_head', 'finish_response'}
+STEPS = {
+    'part2-v1.1': (REQUEST, 55),
+    'part2-v1.2': (RESPONSE, 60),
+    'part2-final': (REQUEST | RESPONSE | {
+        'serve_forever', 'read_request', 'send_error', 'load_application', 'main',
+        'RequestError', 'ClientGone'}, 150),
+    'part3-v1.1-fd-leak': ({'serve_forever'}, 15),
+    'part3-v1.1': ({'serve_forever'}, 15),
+    'part3-v1.2': ({'handle_exit', 'serve_forever'}, 15),
+    'part3-v1.3': ({'serve_forever'}, 15),
+    'part3-final': ({'handle_exit'}, 15),
+}
+
+
+def source(stage_name):
+    return (ROOT / find_stage(stage_name).server).read_text()
+
+
+def owners(text):
+    """For each line of code its function (or class, or module-level statement); None for others."""
+    tree = ast.parse(text)
+    owner = {}
+    for node in tree.body:
+        for part in (node.body if getattr(node, 'name', '') == 'WSGIServer' else [node]):
+            for number in range(part.lineno, part.end_lineno + 1):
+                owner[number] = getattr(part, 'name', 'module')
+    kinds = ast.Module | ast.ClassDef | ast.FunctionDef
+    documented = [node for node in ast.walk(tree) if isinstance(node, kinds)]
+    docstrings = [node.body[0] for node in documented if ast.get_docstring(node)]
+    not_code = {number for node in docstrings for number in range(node.lineno, node.end_lineno + 1)}
+    return [None if number in not_code or not line.strip() or line.strip().startswith('#')
+            else owner.get(number, 'module') for number, line in enumerate(text.splitlines(), 1)]
+
+
+def changed(before, after):
+    """The owners of the lines of code that one text has and the other has not."""
+    old, new = owners(before), owners(after)
+    matcher = difflib.SequenceMatcher(None, before.splitlines(), after.splitlines(), autojunk=False)
+    names = []
+    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+        if tag != 'equal':
+            names += old[i1:i2] + new[j1:j2]
+    return [name for name in names if name]
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_stage_is_short(stage):
+    assert len(source(stage).splitlines()) <= MOST_LINES.get(stage, 60)
+
+
+@pytest.mark.parametrize('stage', STEPS)
+def test_a_step_is_its_lesson_and_nothing_else(stage):
+    functions, budget = STEPS[stage]
+    names = changed(source(stage_before(find_stage(stage)).name), source(stage))
+    assert set(names) - {'module'} <= functions
+    assert len(names) <= budget
+
+
+def test_every_stage_but_the_first_of_a_part_is_a_step():
+    assert [stage.name for stage in all_stages() if stage_before(stage)] == list(STEPS)
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_stage_imports_the_standard_library_alone(stage):
+    modules = set()
+    for node in ast.walk(ast.parse(source(stage))):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module.partition('.')[0])
+    assert modules <= sys.stdlib_module_names
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_stage_that_is_copied_out_runs_without_a_warning(stage, tmp_path):
+    shutil.copy(ROOT / find_stage(stage).server, tmp_path)
+    shutil.copy(ROOT / 'part2/apps/wsgiapp.py', tmp_path)
+    app = ['wsgiapp:app'] if stage.startswith('part2') else []
+    command = [sys.executable, '-W', 'error', str(tmp_path / 'server.py'), *app]
+    with ServerProcess(command) as server, connect(server.port) as client:
+        client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
+        assert read_reply(client, server.pid)[0].startswith(b'HTTP/1.1 200 OK\r\n')
+        assert 'Warning' not in server.output()
+
+
+@pytest.mark.parametrize('stage', STAGES)
+def test_a_stage_says_the_port_that_the_kernel_chose(serve, stage):
+    server = serve(stage, 'wsgiapp:app' if stage.startswith('part2') else None)
+    server.wait_for_output('\n')
+    assert server.output().splitlines()[0] == f'Serving HTTP on port {server.port} ...'
+
+
+@pytest.mark.parametrize('app', ['wsgiapp', 'flaskapp', 'pyramidapp', 'djangoapp'])
+def test_an_application_is_one_short_file(app):
+    assert len((ROOT / f'part2/apps/{app}.py').read_text().splitlines()) <= 15
+
+
+def test_python_2_s_accept_returns_what_python_3_s_does():
+    command = [sys.executable, 'common/python2_accept.py', 'part2/v1.1/server.py', 'wsgi_probes:app']
+    with ServerProcess(command, env={'PYTHONPATH': 'common'}) as server, connect(server.port) as client:
+        client.sendall(b'GET / HTTP/1.1\r\n\r\n')
+        assert b'"REMOTE_ADDR": "127.0.0.1"' in read_reply(client, server.pid)[0]
