@@ -1,11 +1,15 @@
 """Fixtures of all tests."""
 import os
 import shutil
+import signal
 
 import pytest
 
 from common.process import stage_server
 from common.stages import find_stage
+
+# a shell starts a job in the background with SIGINT ignored, and the servers would inherit that
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

@@ -1,0 +1,124 @@
+"""What the READMEs say is true: their consoles are typed in, their diffs and tables are fresh."""
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+from sybil import Sybil
+from sybil.parsers.markdown import CodeBlockParser
+
+from common import kernel, readmes
+from common.process import ServerFailed, ServerProcess
+from common.stages import ROOT, all_stages, stage_before
+
+READMES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/**/*.md')]]
+STARTS_A_SERVER = re.compile(r"(make part|python3 part|sh -c 'ulimit)(?!.*PORT=)")
+THE_SERVER = re.compile(r'\$\(pgrep -of (\S+)\)')
+
+
+class Reader:
+    """Types what a README says: servers in one terminal, where the next one ends the one before,
+    all else in another. The README's port 8888 stands for the port that the kernel chose."""
+
+    def __init__(self, need):
+        self.need = need
+        self.server = None
+        self.read = 0  # how much of the server's output was compared
+        path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
+        self.env = {**os.environ, 'PYTHON': sys.executable, 'PATH': path}
+
+    def evaluate(self, example):
+        """Run a console block, for sybil: a '$ ' starts a command, other lines are its output."""
+        continued, *steps = re.split(r'^\$ ', example.parsed, flags=re.MULTILINE)
+        if continued:
+            self.compare(continued)
+        for step in steps:
+            command, _, expected = step.partition('\n')
+            if STARTS_A_SERVER.match(command):
+                self.start(command, expected)
+            else:
+                compare(expected, self.run(command))
+
+    def start(self, command, expected):
+        self.stop()
+        try:
+            self.server, self.read = ServerProcess(['sh', '-c', command], env=self.env).__enter__(), 0
+        except ServerFailed as failed:
+            compare(expected, str(failed).partition('\n')[2])
+        else:
+            self.compare(expected)
+
+    def compare(self, expected):
+        """Compare what the server has printed since the last time, once it is all there."""
+        kernel.eventually(lambda: matches(expected, self.output()), seconds=5)
+        compare(expected, self.output())
+        self.read = len(self.server.output())
+
+    def output(self):
+        return self.server.output()[self.read:].replace(str(self.server.port), '8888')
+
+    def run(self, command):
+        for tool in re.findall(r'\b(curl|telnet|ss|ps|pgrep)\b', command):
+            self.need(tool)
+        env = self.env
+        if self.server:
+            for pattern in THE_SERVER.findall(command):  # others of the same name run beside it
+                assert str(self.server.pid) in subprocess.getoutput(f'pgrep -f {pattern}').split()
+            command = THE_SERVER.sub(str(self.server.pid), command)
+            command = command.replace('8888', str(self.server.port))
+            env = {**env, 'PORT': str(self.server.port)}
+        run = subprocess.run(['sh', '-c', command], cwd=ROOT, env=env, text=True, timeout=60,
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        return run.stdout.replace(str(self.server.port), '8888') if self.server else run.stdout
+
+    def stop(self):
+        if self.server:
+            self.server.stop()
+            self.server = None
+
+
+def matches(expected, got):
+    """Whether both are the same but for white space, and for what stands where a ... is expected."""
+    parts = re.split(r'\s*\.\.\.\s*', ' '.join(expected.split()))
+    return re.fullmatch('.*'.join(map(re.escape, parts)), ' '.join(got.split())) is not None
+
+
+def compare(expected, got):
+    assert matches(expected, got), f'the README says:\n{expected}\nbut there is:\n{got}'
+
+
+@pytest.fixture
+def reader(tool):
+    reader = Reader(tool)
+    yield reader
+    reader.stop()
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_what_a_readme_types_prints_what_it_says(readme, reader):
+    document = Sybil([CodeBlockParser('console', reader.evaluate)]).parse(ROOT / readme)
+    for example in document.examples():
+        example.evaluate()
+
+
+@pytest.mark.parametrize('path', readmes.fresh_texts(), ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_the_generated_parts_of_a_readme_are_fresh(path):
+    assert path.read_text() == readmes.fresh_texts()[path], 'run `make readmes`'
+
+
+@pytest.mark.parametrize('stage', all_stages(), ids=lambda stage: stage.name)
+def test_a_stage_has_a_readme_with_all_its_sections(stage):
+    text = (ROOT / stage.folder / 'README.md').read_text()
+    assert re.match(r'# .+\n\n\*\*Status: .+\*\*\n', text)
+    sections = re.findall(r'^## (.+)', text, re.MULTILINE)
+    works = stage.name in ('part1', 'part2-final', 'part3-final')
+    limits = 'What it does not do' if works else 'The bug it still has'
+    due = ['What is new', 'Try it', limits, 'Why', 'Predict']
+    assert sections == due + (['Diff to the stage before'] if stage_before(stage) else [])
+
+
+@pytest.mark.parametrize('readme', READMES)
+def test_every_link_to_a_file_leads_somewhere(readme):
+    for target in re.findall(r'\]\(([^)#:]+)[^):]*\)', (ROOT / readme).read_text()):
+        assert (ROOT / readme).parent.joinpath(target).exists(), target
