@@ -8,6 +8,10 @@ import pytest
 from common.process import stage_server
 from common.stages import find_stage
 
+# what `make test` exports is not for the commands that the tests run
+for name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'HOST', 'PORT', 'PEP475'):
+    os.environ.pop(name, None)
+
 # a shell starts a job in the background with SIGINT ignored, and the servers would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
