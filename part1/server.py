@@ -1,4 +1,4 @@
-"""The hello-world socket server: whatever a client sends, it answers Hello, World!
+"""A hello-world socket server: every client gets a greeting.
 
 Article: https://ruslanspivak.com/lsbaws-part1/
 """

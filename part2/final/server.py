@@ -1,4 +1,4 @@
-"""A WSGI server that bad requests and bad applications cannot kill.
+"""A WSGI server that bad clients and apps cannot kill.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """

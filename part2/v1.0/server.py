@@ -1,4 +1,4 @@
-"""A minimal WSGI server: runs any WSGI application, given as module:callable.
+"""A minimal WSGI server: runs any WSGI application.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """

@@ -1,4 +1,4 @@
-"""A WSGI server that reads the whole request and tells the application all of it.
+"""A WSGI server that reads the whole request.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """

@@ -1,4 +1,4 @@
-"""A WSGI server that honours the whole response side of PEP 3333.
+"""A WSGI server that sends the whole response.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """

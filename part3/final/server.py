@@ -1,4 +1,4 @@
-"""Forks a child for each connection; reaps every child that has ended.
+"""A forking server that reaps every child that ended.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """

@@ -1,4 +1,4 @@
-"""Iterative server: serves one connection at a time.
+"""An iterative server: one connection at a time.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """

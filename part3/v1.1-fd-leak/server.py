@@ -1,4 +1,4 @@
-"""Forks a child for each connection; the parent keeps every client socket open.
+"""A forking server that leaks a descriptor per client.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """

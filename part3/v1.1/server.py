@@ -1,4 +1,4 @@
-"""Forks a child for each connection; the parent closes its copy of the client socket.
+"""A forking server whose parent closes its copy.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """

@@ -1,4 +1,4 @@
-"""Forks a child for each connection; reaps one child for each SIGCHLD.
+"""A forking server that reaps one child per SIGCHLD.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """

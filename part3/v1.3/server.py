@@ -1,4 +1,4 @@
-"""Forks a child for each connection; calls accept() again when a signal interrupts it.
+"""A forking server that calls accept() again on EINTR.
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """
