@@ -44,9 +44,9 @@ def descriptors(pid):
 
 
 def tcp_states(pid):
-    """The TCP states of its sockets, in the order of its descriptors: ['LISTEN', 'CLOSE_WAIT']."""
+    """The TCP states of its sockets: ['LISTEN', 'CLOSE_WAIT', ...]."""
     connections = seen(lambda: psutil.Process(pid).net_connections('tcp'), [])
-    return [connection.status for connection in sorted(connections, key=lambda c: c.fd)]
+    return [connection.status for connection in connections]
 
 
 def listener(pid):

@@ -2,13 +2,34 @@
 import os
 import signal
 import subprocess
+import tempfile
 
 import pytest
 
-CHROMIUM = [
-    'chromium', '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
+OPTIONS = [
+    '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--disable-sync',
 ]
+
+
+@pytest.fixture
+def browse(tool):
+    """browse(url, option) starts Chromium there; it is ended, and its files removed, with the test."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        browsers = []
+
+        def start(url, option):
+            browsers.append(subprocess.Popen(
+                [tool('chromium'), *OPTIONS, f'--user-data-dir={folder}', option, url],
+                env={**os.environ, 'TMPDIR': folder}, text=True, start_new_session=True,
+                stdout=subprocess.PIPE, stderr=subprocess.DEVNULL))
+            return browsers[-1]
+
+        yield start
+        for browser in browsers:
+            if browser.poll() is None:
+                os.killpg(browser.pid, signal.SIGKILL)
+            browser.communicate()
 
 
 @pytest.mark.parametrize(('stage', 'app', 'text'), [
@@ -17,26 +38,16 @@ CHROMIUM = [
     ('part3-final', None, 'Hello, World!'),
     ('part2-final', 'flaskapp:app', 'Hello world from Flask!'),
 ])
-def test_a_browser_shows_the_greeting(serve, tool, tmp_path, stage, app, text):
-    tool('chromium')
+def test_a_browser_shows_the_greeting(serve, browse, stage, app, text):
     server = serve(stage, app)
-    url = f'http://localhost:{server.port}/hello'
-    run = subprocess.run([*CHROMIUM, f'--user-data-dir={tmp_path}', '--dump-dom', url],
-                         text=True, capture_output=True, timeout=60)
-    assert text in run.stdout
+    page, _ = browse(f'http://localhost:{server.port}/hello', '--dump-dom').communicate(timeout=60)
+    assert text in page
     assert 'GET /hello HTTP/1.1' in server.output()
 
 
-def test_a_browser_asks_for_the_page_and_then_for_an_icon(serve, tool, tmp_path):
-    tool('chromium')
+def test_a_browser_asks_for_the_page_and_then_for_an_icon(serve, browse):
     server = serve('part3-final')
-    stays_open = [f'--user-data-dir={tmp_path}', '--remote-debugging-port=0']
-    browser = subprocess.Popen([*CHROMIUM, *stays_open, f'http://localhost:{server.port}/hello'],
-                               stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-        server.wait_for_output('GET /favicon.ico HTTP/1.1')
-    finally:
-        os.killpg(browser.pid, signal.SIGKILL)
-        browser.wait()
+    browse(f'http://localhost:{server.port}/hello', '--remote-debugging-port=0')  # stays open
+    server.wait_for_output('GET /favicon.ico HTTP/1.1')
     requests = [line for line in server.output().splitlines() if line.startswith('GET')]
     assert requests[0] == 'GET /hello HTTP/1.1'
