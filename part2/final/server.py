@@ -197,12 +197,10 @@ class WSGIServer:
 
     def response_head(self):
         status, response_headers = self.headers_set
-        head = f'HTTP/1.1 {status}\r\n'
-        for name, value in response_headers:
-            if not HEADER_LINE.fullmatch(f'{name}: {value}'):
-                raise ValueError(f'not a header: {name}: {value!r}')
-            head += f'{name}: {value}\r\n'
-        return f'{head}\r\n'.encode('latin-1')
+        lines = [f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in response_headers)]
+        if any(re.search(r'[\r\n\0]', line) for line in lines):
+            raise ValueError('a line break in the status or in a header')
+        return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
     def finish_response(self, result):
         try:

@@ -124,10 +124,8 @@ class WSGIServer:
 
     def response_head(self):
         status, response_headers = self.headers_set
-        head = f'HTTP/1.1 {status}\r\n'
-        for name, value in response_headers:
-            head += f'{name}: {value}\r\n'
-        return f'{head}\r\n'.encode('latin-1')
+        lines = [f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in response_headers)]
+        return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
     def finish_response(self, result):
         try:
