@@ -12,7 +12,7 @@ import time
 from typing import NamedTuple
 
 from common import kernel
-from common.experiments import BUG, HOLDS, Verdict, connect, read_reply, readable
+from common.experiments import BUG, HOLDS, Verdict, connect, read_reply, readable, started_with
 from common.wsgi_probes import ALL_BYTES
 
 PROBES = ['wsgi_probes:app']
@@ -60,7 +60,8 @@ def parse(reply):
     """Take the bytes of a reply apart."""
     head, _, body = reply.partition(b'\r\n\r\n')
     status_line, *lines = head.decode('latin-1').split('\r\n')
-    return Response(status_line.partition(' ')[2], [tuple(line.split(': ', 1)) for line in lines], body)
+    headers = [(name, value.strip()) for name, _, value in (line.partition(':') for line in lines)]
+    return Response(status_line.partition(' ')[2], headers, body)
 
 
 def status_of(pid, port, data):
@@ -90,6 +91,7 @@ def verdict(wrong, right):
     return Verdict(BUG, f'wrong: {", ".join(wrong)}') if wrong else Verdict(HOLDS, right)
 
 
+@started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
 def hello(pid, port):
     """hello from bare WSGI, Flask, Pyramid, Django"""
     response = get(pid, port, '/hello')
@@ -98,6 +100,7 @@ def hello(pid, port):
     return Verdict(BUG, f'no hello: {response.status!r}')
 
 
+@started_with(apps=PROBES)
 def environ(pid, port):
     """query string, headers, path decoding"""
     response = get(pid, port, '/caf%C3%A9%20x?a=1&b=%20', 'X-Probe: one', 'X-Probe: two')
@@ -111,6 +114,7 @@ def environ(pid, port):
     return verdict(wrong, f'{len(due)} variables of the environ are right')
 
 
+@started_with(apps=PROBES)
 def whole_request(pid, port):
     """body, requests over 1 KiB"""
     body = ALL_BYTES * 16
@@ -134,9 +138,8 @@ def streams(pid, port):
 
 
 def has_true_date(pid, port):
-    dates = get(pid, port, '/').values('Date')
-    now = time.time()
-    return len(dates) == 1 and abs(email.utils.parsedate_to_datetime(dates[0]).timestamp() - now) < 60
+    dates = [email.utils.parsedate_tz(value) for value in get(pid, port, '/').values('Date')]
+    return len(dates) == 1 and dates[0] and abs(email.utils.mktime_tz(dates[0]) - time.time()) < 60
 
 
 def keeps_own_headers(pid, port):
@@ -162,6 +165,7 @@ def writes(pid, port):
     return get(pid, port, '/write').body == b'written, returned'
 
 
+@started_with(apps=PROBES)
 def whole_response(pid, port):
     """write(), exc_info, close(), streaming, Date"""
     checks = {
@@ -173,6 +177,7 @@ def whole_response(pid, port):
     return verdict(wrong, f'{len(checks)} rules of PEP 3333 are kept')
 
 
+@started_with(apps=['wsgi_probes:checked'])
 def validator(pid, port):
     """wsgiref.validate is content"""
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
@@ -183,6 +188,7 @@ def validator(pid, port):
     return Verdict(HOLDS, 'wsgiref.validate lets GET and POST pass')
 
 
+@started_with(apps=PROBES)
 def binary_body(pid, port):
     """binary body intact"""
     wrong = [] if get(pid, port, '/binary').body == ALL_BYTES else ['the bytes are not the same']
@@ -196,6 +202,12 @@ def reset_while_asking(pid, port):
     reset(client)
 
 
+def reset_while_silent(pid, port):
+    client = connect(port)
+    kernel.let_rest(pid)
+    reset(client)
+
+
 def reset_while_reading(pid, port):
     client = connect(port)
     client.sendall(request('GET', '/large'))
@@ -203,6 +215,7 @@ def reset_while_reading(pid, port):
     reset(client)
 
 
+@started_with(apps=PROBES)
 def bad_requests(pid, port):
     """survives empty, malformed, oversized requests, resets, an app that raises"""
     for name, data, status in BAD_REQUESTS:
@@ -211,13 +224,14 @@ def bad_requests(pid, port):
             return Verdict(BUG, f'{name}: {got or "no status"} instead of {status or "none"}')
         if not survives(pid, port):
             return Verdict(BUG, f'{name}: the server does not answer the next client')
-    for hang_up in reset_while_asking, reset_while_reading:
+    for hang_up in RESETS:
         hang_up(pid, port)
         if not survives(pid, port):
             return Verdict(BUG, f'{hang_up.__name__}: the server does not answer the next client')
-    return Verdict(HOLDS, f'{len(BAD_REQUESTS)} bad requests and 2 resets are survived')
+    return Verdict(HOLDS, f'{len(BAD_REQUESTS)} bad requests and {len(RESETS)} resets are survived')
 
 
+RESETS = [reset_while_silent, reset_while_asking, reset_while_reading]
 LENGTH = 'Content-Length: '
 BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('an empty connection', b'', ''),
@@ -226,6 +240,10 @@ BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('a header without a colon', request('GET', '/', 'mick'), '400'),
     ('a folded header', request('GET', '/', 'X-Probe: one', ' two'), '400'),
     ('no Host', b'GET / HTTP/1.1\r\n\r\n', '400'),
+    ('two Hosts', request('GET', '/', 'Host: other'), '400'),
+    ('a target without a slash', request('GET', 'mick'), '400'),
+    ('an empty line in front', b'\r\n' + request('GET', '/'), '200'),
+    ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', '200'),
     ('a version of the future', b'GET / HTTP/9.1\r\nHost: x\r\n\r\n', '505'),
     ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), '400'),
     ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), '400'),
@@ -234,17 +252,16 @@ BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('a Transfer-Encoding', request('POST', '/', 'Transfer-Encoding: chunked') + b'0\r\n\r\n', '501'),
     ('a long request line', request('GET', '/' + 'x' * 100_000), '414'),
     ('a large head', request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100), '431'),
-    ('a large body', request('POST', '/', LENGTH + '9' * 30) + b'x' * 100_000, '413'),
+    ('a large body', request('POST', '/', LENGTH + '9' * 5000) + b'x' * 100_000, '413'),
     ('an app that raises', request('GET', '/raise-before'), '500'),
     ('an app that raises late', request('GET', '/raise-after'), '200'),
     ('an app that calls exit', request('GET', '/exit'), '500'),
     ('an app that is refused a connection', request('GET', '/refused'), '500'),
     ('an app that breaks a header', request('GET', '/break-header'), '500'),
+    ('an app that breaks the status', request('GET', '/break-status'), '500'),
+    ('an app that keeps the connection', request('GET', '/keep-alive'), '500'),
+    ('an app that does not start', request('GET', '/no-start'), '500'),
+    ('an app that starts twice', request('GET', '/start-twice'), '500'),
 ]
-
-hello.apps = ['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app']
-validator.apps = ['wsgi_probes:checked']
-for experiment in (environ, whole_request, whole_response, binary_body, bad_requests):
-    experiment.apps = PROBES
 
 PART2 = [hello, environ, whole_request, whole_response, validator, binary_body, bad_requests]

@@ -126,6 +126,26 @@ def break_a_header(environ, start_response):
     return [b'']
 
 
+def break_the_status(environ, start_response):
+    start_response('200 OK\r\nX-Smuggled: two', TEXT)
+    return [b'']
+
+
+def keep_alive(environ, start_response):
+    start_response('200 OK', [('Connection', 'keep-alive')])
+    return [b'']
+
+
+def do_not_start(environ, start_response):
+    return [b'never started']
+
+
+def start_twice(environ, start_response):
+    start_response('200 OK', TEXT)
+    start_response('200 OK', TEXT)
+    return [b'']
+
+
 BEHAVIOURS = {
     '/body': show_body,
     '/write': use_write,
@@ -142,6 +162,10 @@ BEHAVIOURS = {
     '/exit': exit_the_process,
     '/refused': refused_connection,
     '/break-header': break_a_header,
+    '/break-status': break_the_status,
+    '/keep-alive': keep_alive,
+    '/no-start': do_not_start,
+    '/start-twice': start_twice,
 }
 
 

@@ -143,8 +143,8 @@ def test_final_drops_a_client_that_stays_silent(tmp_path):
     (['wsgiapp'], ['Provide a WSGI application object as module:callable']),
     (['..:app'], ['Provide a WSGI application object as module:callable']),
     (['nosuch:app'], ["No module named 'nosuch'", sys.executable, '-m pip install nosuch']),
-    (['wsgiapp:nosuch'], ['wsgiapp:nosuch', 'no attribute']),
-    (['wsgi_probes:TEXT'], ['wsgi_probes:TEXT', 'not callable']),
+    (['wsgiapp:nosuch'], ['wsgiapp:nosuch does not exist']),
+    (['wsgi_probes:TEXT'], ['wsgi_probes:TEXT is not callable']),
 ])
 def test_final_says_in_one_line_what_is_wrong_with_the_application(argument, words):
     command = [sys.executable, 'part2/final/server.py', *argument]

@@ -11,7 +11,7 @@ from common.process import ServerProcess
 from common.stages import ROOT, all_stages, find_stage, stage_before
 
 STAGES = [stage.name for stage in all_stages()]
-MOST_LINES = {'part1': 60, 'part2-v1.0': 110, 'part2-v1.1': 150, 'part2-v1.2': 180, 'part2-final': 275}
+MOST_LINES = {'part2-v1.0': 110, 'part2-v1.1': 145, 'part2-v1.2': 175, 'part2-final': 285}  # 60 of the others
 
 # For each step the functions that its lesson is about, and its budget of changed lines of code.
 REQUEST = {'handle_one_request', 'parse_request', 'get_environ', 'read_head', 'read_body'}

@@ -9,14 +9,16 @@ import os
 import re
 import socket
 import sys
+import time
 import traceback
 import urllib.parse
+import wsgiref.util
 
 HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes
-TIMEOUT = 10  # seconds to wait for a client that reads or sends nothing
+TIMEOUT = 10  # seconds without a byte from a client, or to it
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])')
@@ -27,7 +29,7 @@ class RequestError(Exception):
     """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
 
 
-class ClientGone(ConnectionError):
+class ClientGone(Exception):
     """The client closed or reset the connection, or is silent for too long."""
 
 
@@ -79,19 +81,19 @@ class WSGIServer:
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
-        head = line = stream.readline(MAX_HEAD)
-        if not head:
-            raise ClientGone
-        if len(head) == MAX_HEAD:
-            raise RequestError('414 URI Too Long', f'the request line is over {MAX_HEAD} bytes')
-        while line not in (b'\r\n', b'\n'):
+        head = line = b''
+        while not head.strip() or line not in (b'\r\n', b'\n'):
             line = stream.readline(MAX_HEAD)
             head += line
+            if not head:
+                raise ClientGone
             if not line:
                 raise RequestError('400 Bad Request', 'the request ends before its blank line')
             if len(head) > MAX_HEAD:
+                if b'\n' not in head[:MAX_HEAD]:
+                    raise RequestError('414 URI Too Long', f'over {MAX_HEAD} bytes')
                 raise RequestError('431 Request Header Fields Too Large', f'over {MAX_HEAD} bytes')
-        return head
+        return head.lstrip()  # blank lines before the request are ignored (section 2.2)
 
     def parse_request(self, head):
         """Take the head apart (RFC 9112, sections 3 and 5); raises RequestError."""
@@ -102,8 +104,9 @@ class WSGIServer:
         self.request_method, self.path, self.request_version = match.groups()
         if not self.request_version.startswith('HTTP/1.'):
             raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
-        if self.path.lower().startswith('http://'):  # as sent to a proxy (section 3.2.2)
-            self.path = '/' + self.path[7:].partition('/')[2]
+        absolute = re.match('http://([^/?]+)', self.path)
+        if absolute:  # as sent to a proxy (section 3.2.2)
+            self.path = '/' + self.path[absolute.end():].removeprefix('/')
         if not self.path.startswith('/'):
             raise RequestError('400 Bad Request', 'the target does not start with /')
         self.headers = {}
@@ -115,9 +118,11 @@ class WSGIServer:
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
-        host = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else None)
-        if host is None or ',' in host:
+        hosts = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else None)
+        if hosts is None or ',' in hosts:
             raise RequestError('400 Bad Request', 'there must be one Host header (section 3.2)')
+        if absolute:
+            self.headers['host'] = absolute[1]
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6); raises RequestError."""
@@ -126,9 +131,10 @@ class WSGIServer:
         length = self.headers.get('content-length', '0')
         if not re.fullmatch('[0-9]+', length):
             raise RequestError('400 Bad Request', 'Content-Length is not one number')
-        if len(length) > 18 or int(length) > MAX_BODY:
+        if len(length) > 10 or int(length) > MAX_BODY:  # int() refuses thousands of digits
             raise RequestError('413 Content Too Large', f'the body is over {MAX_BODY} bytes')
-        if self.headers.get('expect', '').lower() == '100-continue':
+        expected = self.headers.get('expect', '').lower()
+        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         body = stream.read(int(length))
         if len(body) < int(length):
@@ -156,9 +162,10 @@ class WSGIServer:
             'REMOTE_ADDR': self.client_addr[0],
         }
         for name, value in self.headers.items():
+            if '_' in name:
+                continue  # X_Y would pass for X-Y
             key = name.upper().replace('-', '_')
-            if '_' not in name:  # X_Y would pass for X-Y
-                env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
+            env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
         return env
 
     def start_response(self, status, response_headers, exc_info=None):
@@ -167,9 +174,14 @@ class WSGIServer:
                 if self.headers_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # it holds this frame, and this frame holds it
+                exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
+        if not re.fullmatch(r'[0-9]{3} [^\r\n]*', status):
+            raise ValueError(f'no status: {status!r}')
+        for name, value in response_headers:
+            if wsgiref.util.is_hop_by_hop(name) or not HEADER_LINE.fullmatch(f'{name}: {value}'):
+                raise ValueError(f'no header of an application: {name}: {value!r}')
         server_headers = [
             ('Date', email.utils.formatdate(usegmt=True)),
             ('Server', 'WSGIServer 0.2'),
@@ -190,16 +202,16 @@ class WSGIServer:
             data = self.response_head() + data
             self.headers_sent = True
         echo('> ', data)
+        rest = memoryview(data)
         try:
-            self.client_fd.sendall(data)
+            while rest:  # the time limit of sendall() would be for all of it
+                rest = rest[self.client_fd.send(rest):]
         except OSError as error:
             raise ClientGone from error
 
     def response_head(self):
         status, response_headers = self.headers_set
         lines = [f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in response_headers)]
-        if any(re.search(r'[\r\n\0]', line) for line in lines):
-            raise ValueError('a line break in the status or in a header')
         return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
     def finish_response(self, result):
@@ -214,16 +226,17 @@ class WSGIServer:
                 result.close()
 
     def send_error(self, status, reason):
-        """Send an error, then read on until the client closes: to close a socket with input
-        unread would reset the connection under the reply (RFC 9112, section 9.6)."""
+        """Send an error, then read on for a while: to close a socket with input unread would
+        reset the connection, and the client lose the error (RFC 9112, section 9.6)."""
         self.headers_set = []
         self.start_response(status, [('Content-Type', 'text/plain')])
+        deadline = time.monotonic() + TIMEOUT
         try:
-            self.finish_response([f'{reason}\n'.encode()])
+            self.write(f'{reason}\n'.encode())
             self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(1024):
+            while self.client_fd.recv(65536) and time.monotonic() < deadline:
                 pass
-        except OSError:
+        except (ClientGone, OSError):
             pass
 
 
@@ -240,7 +253,7 @@ def make_server(server_address, application):
     return server
 
 
-def load_application(path=''):
+def load_application(path):
     """Return the callable that module:callable names; exits with one line where there is none."""
     module, _, attribute = path.partition(':')
     if not all(name.isidentifier() for name in [*module.split('.'), attribute]):
@@ -250,16 +263,16 @@ def load_application(path=''):
     except ModuleNotFoundError as error:
         sys.exit(f'{error} for {sys.executable}: check the name, '
                  f'or install it: {sys.executable} -m pip install {error.name}')
-    if not hasattr(module, attribute):
-        sys.exit(f'{path}: the module has no attribute {attribute!r}')
-    if not callable(getattr(module, attribute)):
-        sys.exit(f'{path}: not callable, so it is no WSGI application')
-    return getattr(module, attribute)
+    application = getattr(module, attribute, None)
+    if not callable(application):
+        found = 'is not callable' if hasattr(module, attribute) else 'does not exist'
+        sys.exit(f'{path} {found}')
+    return application
 
 
 def main():
     sys.path.insert(0, os.getcwd())
-    httpd = make_server((HOST, PORT), load_application(*sys.argv[1:2]))
+    httpd = make_server((HOST, PORT), load_application(sys.argv[1] if len(sys.argv) > 1 else ''))
     print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
     try:
         httpd.serve_forever()

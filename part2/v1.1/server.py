@@ -63,7 +63,8 @@ class WSGIServer:
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6.2)."""
-        if self.headers.get('expect', '').lower() == '100-continue':
+        expected = self.headers.get('expect', '').lower()
+        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         return stream.read(int(self.headers.get('content-length', '0')))
 

@@ -64,7 +64,8 @@ class WSGIServer:
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6.2)."""
-        if self.headers.get('expect', '').lower() == '100-continue':
+        expected = self.headers.get('expect', '').lower()
+        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         return stream.read(int(self.headers.get('content-length', '0')))
 
@@ -99,7 +100,7 @@ class WSGIServer:
                 if self.headers_sent:
                     raise exc_info[1].with_traceback(exc_info[2])
             finally:
-                exc_info = None  # it holds this frame, and this frame holds it
+                exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
         server_headers = [
