@@ -12,8 +12,12 @@ WSGI := $(foreach stage,$(filter part2/%,$(STAGES)),$(subst /,-,$(stage)))
 DIFFS := $(addprefix diff-,$(PLAIN) $(WSGI))
 
 # the environment is made again for another Python, and for other requirements
-VENV := .venv/made-for-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])')
+VENV := .venv/made-for-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
 FRAMEWORK = $(filter flaskapp:% pyramidapp:% djangoapp:%,$(APP))
+
+# in words that every Python understands
+CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+	{ echo '$(PYTHON) is not Python 3.10 or newer: name another with PYTHON=python3.13' >&2; exit 1; }
 
 .PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff client test lint readmes clean
 
@@ -30,9 +34,11 @@ help:
 	@sed -n 's/^## \(make [^:]*\): *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-49s %s\n", $$1, $$2}'
 
 $(PLAIN):
+	$(CHECK_PYTHON)
 	@$(PYTHON) -m common.run $@
 
 $(WSGI): $(if $(FRAMEWORK),$(VENV))
+	$(CHECK_PYTHON)
 	@$(if $(FRAMEWORK),.venv/bin/python,$(PYTHON)) -m common.run $@ $(APP)
 
 ## make diff-part3-v1.2: the step to a stage from the one before
@@ -65,10 +71,9 @@ clean:
 	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ tests/__pycache__ part2/apps/__pycache__
 
 $(VENV): requirements.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-		{ echo 'Python 3.10 or newer is needed: name one with PYTHON=python3.13'; exit 1; }
+	$(CHECK_PYTHON)
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo '$(PYTHON) cannot make a .venv: install it, on Debian and Ubuntu with apt install python3-venv'; exit 1; }
+		{ echo '$(PYTHON) cannot make a .venv: install it, on Debian and Ubuntu with apt install python3-venv' >&2; exit 1; }
 	@rm -rf .venv
 	$(PYTHON) -m venv .venv
 	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt

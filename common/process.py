@@ -3,11 +3,10 @@ import os
 import shlex
 import signal
 import subprocess
-import sys
 import tempfile
 
 from common import kernel
-from common.stages import ROOT
+from common.stages import ROOT, command
 
 START = 20  # seconds within which a server listens
 STOP = 5  # seconds after Ctrl-C within which it has ended
@@ -87,6 +86,6 @@ def stage_server(stage, app=None, pep475='on', limit=None):
     pep475    'off' for the accept() of Python 2
     limit     the most descriptors it may have open
     """
-    wrapper = ['common/python2_accept.py'] if pep475 == 'off' else []
-    command = [sys.executable, *wrapper, stage.server, *([app] if app else [])]
-    return ServerProcess(command, env={'PYTHONPATH': 'part2/apps:common'}, limit=limit)
+    arguments = [app] if app else []
+    return ServerProcess(command(stage, *arguments, pep475=pep475),
+                         env={'PYTHONPATH': 'part2/apps:common'}, limit=limit)

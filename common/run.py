@@ -4,21 +4,16 @@ Use: run.py STAGE [module:callable], with HOST, PORT and PEP475 (on or off) in t
 """
 import errno
 import os
+import re
 import socket
 import sys
 
-if sys.version_info < (3, 10):
-    sys.exit(f'Python 3.10 or newer is needed, and {sys.executable} is {sys.version.split()[0]}: '
-             'name another with PYTHON=python3.13')
-if not hasattr(os, 'fork'):
-    sys.exit('The servers fork, which Windows cannot do: use WSL, the Windows Subsystem for Linux')
-
-from common.stages import ROOT, find_stage
+from common.stages import ROOT, command, find_stage
 
 
 def check_address(host, port):
     """Exit with one line that says what is wrong with HOST or PORT, if anything is."""
-    if not (port.isascii() and port.isdigit() and int(port) < 65536):
+    if not re.fullmatch('[0-9]{1,5}', port) or int(port) > 65535:
         sys.exit(f'PORT={port} is no port: a port is a number from 0 to 65535, such as PORT=8888')
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -31,18 +26,16 @@ def check_address(host, port):
 
 
 def main(stage, *arguments):
-    server = find_stage(stage).server
+    if not hasattr(os, 'fork'):
+        sys.exit('The servers fork, which Windows cannot do: use WSL, the Windows Subsystem for Linux')
+    pep475 = os.environ.get('PEP475', 'on')
+    if pep475 not in ('on', 'off'):
+        sys.exit(f'PEP475={pep475}: say on, or off for the accept() of Python 2')
     check_address(os.environ.get('HOST', '127.0.0.1'), os.environ.get('PORT', '8888'))
     os.chdir(ROOT)
     apps = ['part2/apps', os.environ.get('PYTHONPATH')]
     os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, apps))
-    command = [sys.executable, server, *arguments]
-    pep475 = os.environ.get('PEP475', 'on')
-    if pep475 not in ('on', 'off'):
-        sys.exit(f'PEP475={pep475}: say on, or off for the accept() of Python 2')
-    if pep475 == 'off':
-        command.insert(1, 'common/python2_accept.py')
-    os.execv(sys.executable, command)
+    os.execv(sys.executable, command(find_stage(stage), *arguments, pep475=pep475))
 
 
 if __name__ == '__main__':

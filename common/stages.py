@@ -43,6 +43,12 @@ class Stage(NamedTuple):
         return ast.get_docstring(ast.parse((ROOT / self.server).read_text())).splitlines()[0]
 
 
+def command(stage, *arguments, pep475='on'):
+    """What runs a stage from the root, with Python 2's accept() for pep475='off'."""
+    wrapper = ['common/python2_accept.py'] if pep475 == 'off' else []
+    return [sys.executable, *wrapper, stage.server, *arguments]
+
+
 def all_stages():
     """Every folder with a server.py, in the order of the lessons."""
     folders = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob('part*/**/server.py')]

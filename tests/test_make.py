@@ -96,7 +96,7 @@ def test_bad_words_are_told_and_fail(words, told):
 
 
 def test_windows_is_told_to_use_wsl():
-    code = 'import os, runpy; del os.fork; runpy.run_module("common.run", run_name="__main__")'
+    code = 'import os; del os.fork; from common import run; run.main("part3-final")'
     run = subprocess.run([sys.executable, '-c', code], cwd=ROOT, text=True, capture_output=True)
     assert run.returncode == 1
     assert run.stderr.count('\n') == 1
