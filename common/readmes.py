@@ -1,18 +1,17 @@
 """Writes what the READMEs show of the code: the diffs between stages, the tables of behaviours."""
+import difflib
 import re
-import subprocess
 
 from common import experiments, stages, wsgi_experiments
-from common.diff import diff_command
 
 DIFF_HEADING = '## Diff to the stage before\n'
 
 
 def diff_section(stage):
     """The fenced diff that ends a stage's README."""
-    command = diff_command(stages.stage_before(stage), stage)
-    diff = subprocess.run(command, cwd=stages.ROOT, capture_output=True, text=True).stdout
-    lines = [line for line in diff.splitlines() if not line.startswith(('diff --git', 'index '))]
+    before = stages.stage_before(stage)
+    texts = [(stages.ROOT / path).read_text().splitlines() for path in (before.server, stage.server)]
+    lines = difflib.unified_diff(*texts, before.server, stage.server, lineterm='')
     return '\n'.join([DIFF_HEADING, '```diff', *lines, '```', ''])
 
 
