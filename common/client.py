@@ -8,6 +8,7 @@ them were answered. Article: https://ruslanspivak.com/lsbaws-part3/
 import argparse
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -47,7 +48,6 @@ def open_connections(address, max_conns):
 def be_client(args, report, hold):
     """The life of one client process: connect, report the outcome, wait until hold is closed."""
     try:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which ends us
         socks, outcome = open_connections((args.host, args.port), args.max_conns)
         os.write(report, json.dumps(outcome).encode() + b'\n')
         os.close(report)
@@ -61,6 +61,7 @@ def run_clients(args):
     report_read, report_write = os.pipe()
     hold_read, hold_write = os.pipe()
     pids, outcome = [], Counter()
+    ctrl_c = signal.signal(signal.SIGINT, signal.SIG_IGN)  # for the clients, which inherit it
     try:
         for _ in range(args.max_clients):
             pid = os.fork()
@@ -69,6 +70,7 @@ def run_clients(args):
                 os.close(hold_write)
                 be_client(args, report_write, hold_read)
             pids.append(pid)
+        signal.signal(signal.SIGINT, ctrl_c)
         os.close(report_write)
         with open(report_read) as reports:
             for line in reports:
@@ -103,7 +105,7 @@ def hold(seconds):
 def between(low, high):
     """What argparse calls a type: whole numbers from low to high."""
     def number(text):
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
+        if not re.fullmatch('[0-9]{1,5}', text) or not low <= int(text) <= high:
             raise argparse.ArgumentTypeError(f'{text!r} is no number from {low} to {high}')
         return int(text)
     return number
@@ -111,7 +113,7 @@ def between(low, high):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--host', default='127.0.0.1')
+    parser.add_argument('--host', default=os.environ.get('HOST', '127.0.0.1'))
     parser.add_argument('--port', type=between(1, 65535), default=os.environ.get('PORT', '8888'))
     parser.add_argument('--max-clients', type=between(1, MOST), default=1, help='client processes')
     parser.add_argument('--max-conns', type=between(1, MOST), default=1,
