@@ -6,6 +6,7 @@ import psutil
 LOOK_EVERY = 0.01  # seconds
 REST = 0.3  # seconds without activity, after which nothing more is awaited
 LIMIT = 20  # seconds that any wait takes at the most
+AT_REST = ('sleeping', 'idle', 'stopped')
 
 
 def seen(look, otherwise):
@@ -59,11 +60,11 @@ def listener(pid):
 
 
 def activity(pid):
-    """A value that stays the same for as long as the whole family sleeps; None while one runs."""
+    """A value that stays the same for as long as the whole family is at rest; None while it is not."""
     marks = []
     for process in family(pid):
         state, switches = status(process.pid), seen(process.num_ctx_switches, None)
-        if state == psutil.STATUS_RUNNING:
+        if state not in AT_REST:
             return None
         marks.append((process.pid, state, switches))
     return marks
@@ -80,8 +81,9 @@ def eventually(condition, seconds=LIMIT):
 def wait_until(condition, pid):
     """Wait until condition() is true; return whether it became so.
 
-    Gives up once the server (pid) and its descendants have slept for REST seconds: nothing is on
-    its way that could still make it true. So a busy machine makes the wait longer, never wrong.
+    Gives up once the server (pid) and its descendants have been at rest for REST seconds. What
+    they do later of their own accord, by a timer, is not seen; but a busy machine, on which they
+    want to run and cannot, makes the wait longer and not wrong.
     """
     limit = time.monotonic() + LIMIT
     before, asleep_since = None, time.monotonic()
@@ -96,5 +98,5 @@ def wait_until(condition, pid):
 
 
 def let_rest(pid):
-    """Wait until the server and its descendants have slept for REST seconds."""
+    """Wait until the server and its descendants have been at rest for REST seconds."""
     wait_until(lambda: False, pid)

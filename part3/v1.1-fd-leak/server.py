@@ -29,7 +29,7 @@ def serve_forever():
     clients = []
     while True:
         client_fd, client_addr = listen_socket.accept()
-        clients.append(client_fd)  # a socket that nothing refers to, Python would close
+        clients.append(client_fd)  # else Python would close it: nothing refers to it
         pid = os.fork()
         if pid == 0:  # child
             listen_socket.close()
