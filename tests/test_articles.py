@@ -8,7 +8,6 @@ import sys
 
 import pytest
 
-from common.experiments import connect
 from common.stages import ROOT
 
 CLAIM = re.compile(r'^\| (.+) \| (reproduced|changed|slip)(?:: .+)? \| `(test_\w+)` \|$', re.MULTILINE)
@@ -39,7 +38,9 @@ print(*(file.fileno() for file in (sys.stdin, sys.stdout, sys.stderr, socket.soc
 
 def test_the_kernel_gives_a_client_an_ephemeral_port_when_it_connects(serve):
     server = serve('part1')
-    with connect(server.port) as client:
+    with socket.socket() as client:
+        assert client.getsockname() == ('0.0.0.0', 0)
+        client.connect(('127.0.0.1', server.port))
         host, port = client.getsockname()
         assert host == '127.0.0.1'
         assert port not in (0, server.port)

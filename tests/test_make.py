@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from common import kernel
-from common.experiments import REQUEST, connect, read_reply
+from common.experiments import connect, exchange
 from common.process import ServerProcess
 from common.stages import ROOT, all_stages
 
@@ -42,17 +42,14 @@ def test_ctrl_c_ends_a_stage_without_a_traceback_or_a_leftover(stage):
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_make_serves_a_stage(stage):
-    with ServerProcess(['make', stage], env={'PYTHON': sys.executable}) as server, \
-            connect(server.port) as client:
-        client.sendall(REQUEST)
-        assert b'Hello' in read_reply(client, server.pid)[0]
+    with ServerProcess(['make', stage], env={'PYTHON': sys.executable}) as server:
+        assert b'Hello' in exchange(server.pid, server.port)[0]
 
 
 def test_make_runs_another_application():
     command = ['make', 'part2-final', 'APP=flaskapp:app']
-    with ServerProcess(command, env={'PYTHON': sys.executable}) as server, connect(server.port) as client:
-        client.sendall(REQUEST)
-        assert b'Hello world from Flask!' in read_reply(client, server.pid)[0]
+    with ServerProcess(command, env={'PYTHON': sys.executable}) as server:
+        assert b'Hello world from Flask!' in exchange(server.pid, server.port)[0]
 
 
 def test_make_runs_a_stage_with_the_accept_of_python_2():

@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from common.experiments import connect, read_reply
-from common.wsgi_experiments import reset_while_asking
+from common.experiments import connect, exchange, read_reply
+from common.wsgi_experiments import reset_while_asking, reset_while_silent
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
 TLS_CLIENT_HELLO = bytes.fromhex('16030100c4010000c00303') + bytes(range(185))
@@ -28,9 +28,7 @@ def test_every_client_gets_the_same_answer(serve, data):
 
 def test_it_prints_what_it_got(serve):
     server = serve('part1')
-    with connect(server.port) as client:
-        client.sendall(b'mick \xff')
-        read_reply(client, server.pid)
+    exchange(server.pid, server.port, b'mick \xff')
     server.wait_for_output('mick \\xff\n')
     assert server.output() == f'Serving HTTP on port {server.port} ...\nmick \\xff\n'
 
@@ -62,9 +60,9 @@ def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
                 pass
 
 
-def test_a_client_that_resets_does_not_end_it(serve):
+@pytest.mark.parametrize('hang_up', [reset_while_silent, reset_while_asking])
+def test_a_client_that_resets_does_not_end_it(serve, hang_up):
     server = serve('part1')
-    reset_while_asking(server.pid, server.port)
-    with connect(server.port) as client:
-        client.sendall(b'mick')
-        assert read_reply(client, server.pid) == (REPLY, True)
+    hang_up(server.pid, server.port)
+    assert exchange(server.pid, server.port) == (REPLY, True)
+    assert 'Traceback' not in server.output()

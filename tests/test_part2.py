@@ -1,4 +1,5 @@
 """Part 2: what each version of the WSGI server does, in detail."""
+import json
 import socket
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def test_request_and_response_are_echoed_as_curl_does(serve, stage):
 
 
 @pytest.mark.parametrize('app', list(HELLOS)[1:])
-def test_v1_0_takes_the_query_for_a_part_of_the_path(serve, app):
+def test_only_v1_0_takes_the_query_for_a_part_of_the_path(serve, app):
     server = serve('part2-v1.0', app)
     assert status_of(server.pid, server.port, request('GET', '/hello?x=1')) == '404'
     server = serve('part2-v1.1', app)
@@ -110,16 +111,40 @@ def test_final_answers_head_as_get_without_the_body(serve, method):
     assert response.body == (HELLOS['wsgiapp:app'] if method == 'GET' else b'')
 
 
+def test_final_ends_the_body_where_the_application_raises(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    assert get(server.pid, server.port, '/raise-after').body == b'the first bytes'
+
+
+@pytest.mark.parametrize('hang_up', wsgi_experiments.RESETS)
+def test_final_drops_a_client_that_resets_without_a_word(serve, hang_up):
+    server = serve('part2-final', 'wsgi_probes:app')
+    hang_up(server.pid, server.port)
+    assert survives(server.pid, server.port)
+    assert 'Traceback' not in server.output()
+
+
+def test_final_says_that_it_closes_the_connection(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    assert get(server.pid, server.port, '/').values('Connection') == ['close']
+    assert get(server.pid, server.port, 'mick').values('Connection') == ['close']
+
+
 def test_final_reports_an_application_that_raises(serve):
     server = serve('part2-final', 'wsgi_probes:app')
     get(server.pid, server.port, '/raise-before')
     assert "KeyError: 'before the headers'" in server.output()
 
 
-def test_final_takes_the_path_out_of_a_request_to_a_proxy(serve):
+@pytest.mark.parametrize(('target', 'path', 'query'), [
+    ('http://other:80/hello?x=1', '/hello', 'x=1'),
+    ('http://other:80', '/', ''),
+    ('http://other:80?x=1', '/', 'x=1'),
+])
+def test_final_takes_a_request_to_a_proxy_apart(serve, target, path, query):
     server = serve('part2-final', 'wsgi_probes:app')
-    response = get(server.pid, server.port, 'http://localhost/hello?x=1')
-    assert b'"PATH_INFO": "/hello"' in response.body
+    environ = json.loads(get(server.pid, server.port, target).body)
+    assert (environ['HTTP_HOST'], environ['PATH_INFO'], environ['QUERY_STRING']) == ('other:80', path, query)
 
 
 def test_final_does_not_mistake_an_underscore_for_a_hyphen(serve):
@@ -127,15 +152,37 @@ def test_final_does_not_mistake_an_underscore_for_a_hyphen(serve):
     assert b'HTTP_X_PROBE' not in get(server.pid, server.port, '/', 'X_Probe: one').body
 
 
-def test_final_drops_a_client_that_stays_silent(tmp_path):
+@pytest.fixture
+def impatient(tmp_path):
+    """Part 2 final with a TIMEOUT of 0.1 seconds."""
     source = (ROOT / 'part2/final/server.py').read_text()
     assert source.count('TIMEOUT = 10 ') == 1
     (tmp_path / 'server.py').write_text(source.replace('TIMEOUT = 10 ', 'TIMEOUT = 0.1 '))
-    with stage_server(Stage('impatient', str(tmp_path)), 'wsgiapp:app') as server, \
-            connect(server.port) as silent:
-        server.wait_for(lambda: readable(silent), 'drop a silent client')
+    with stage_server(Stage('impatient', str(tmp_path)), 'wsgi_probes:app') as server:
+        yield server
+
+
+def test_final_drops_a_client_that_stays_silent(impatient):
+    with connect(impatient.port) as silent:
+        impatient.wait_for(lambda: readable(silent), 'drop a silent client')
         assert silent.recv(1) == b''
-        assert survives(server.pid, server.port)
+        assert survives(impatient.pid, impatient.port)
+
+
+def test_final_drops_a_client_that_never_reads(impatient):
+    with connect(impatient.port) as deaf:
+        deaf.sendall(request('GET', '/large'))
+        assert survives(impatient.pid, impatient.port)
+        assert 'Traceback' not in impatient.output()
+
+
+def test_final_drops_a_client_that_sends_on_after_its_error(impatient):
+    with connect(impatient.port) as client:
+        client.sendall(b'mick\r\n\r\n')
+        with pytest.raises(ConnectionError):
+            for _ in range(100_000):
+                client.sendall(b'x' * 65536)
+    assert survives(impatient.pid, impatient.port)
 
 
 @pytest.mark.parametrize(('argument', 'words'), [

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.experiments import connect, read_reply
+from common.experiments import exchange
 from common.process import ServerProcess
 from common.stages import ROOT, all_stages, find_stage, stage_before
 
@@ -95,9 +95,8 @@ def test_a_stage_that_is_copied_out_runs_without_a_warning(stage, tmp_path):
     shutil.copy(ROOT / 'part2/apps/wsgiapp.py', tmp_path)
     app = ['wsgiapp:app'] if stage.startswith('part2') else []
     command = [sys.executable, '-W', 'error', str(tmp_path / 'server.py'), *app]
-    with ServerProcess(command) as server, connect(server.port) as client:
-        client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\n\r\n')
-        assert read_reply(client, server.pid)[0].startswith(b'HTTP/1.1 200 OK\r\n')
+    with ServerProcess(command) as server:
+        assert exchange(server.pid, server.port)[0].startswith(b'HTTP/1.1 200 OK\r\n')
         assert 'Warning' not in server.output()
 
 
@@ -113,8 +112,7 @@ def test_an_application_is_one_short_file(app):
     assert len((ROOT / f'part2/apps/{app}.py').read_text().splitlines()) <= 15
 
 
-def test_python_2_s_accept_returns_what_python_3_s_does():
+def test_the_accept_of_python_2_returns_what_that_of_python_3_does():
     command = [sys.executable, 'common/python2_accept.py', 'part2/v1.1/server.py', 'wsgi_probes:app']
-    with ServerProcess(command, env={'PYTHONPATH': 'common'}) as server, connect(server.port) as client:
-        client.sendall(b'GET / HTTP/1.1\r\n\r\n')
-        assert b'"REMOTE_ADDR": "127.0.0.1"' in read_reply(client, server.pid)[0]
+    with ServerProcess(command, env={'PYTHONPATH': 'common'}) as server:
+        assert b'"REMOTE_ADDR": "127.0.0.1"' in exchange(server.pid, server.port)[0]
