@@ -5,16 +5,14 @@ as the clients, looks at the process through the kernel, and returns a Verdict. 
 its docstring is the question that it answers. It knows nothing else of the server.
 """
 import os
-import select
 import signal
-import socket
 from contextlib import ExitStack
 from typing import NamedTuple
 
 from common import kernel
+from common.exchange import REQUEST, ask, connect, exchange
 from common.process import stage_server
 
-REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 HOLDS, BUG = 'holds', 'bug'
 NO_CHILD, NO_HANDLER = 'no child', 'no handler'
 CHILDREN = 24  # how many end at once, and how many clients come and go
@@ -31,46 +29,6 @@ def started_with(**settings):
 class Verdict(NamedTuple):
     outcome: str  # 'holds', 'bug', or the reason why the question does not arise
     evidence: str  # what was seen
-
-
-def connect(port):
-    """A connection to the server; every later wait on it is bounded by kernel.LIMIT."""
-    return socket.create_connection(('127.0.0.1', port), timeout=kernel.LIMIT)
-
-
-def readable(client):
-    """Whether recv() would return at once: bytes have come, or the end of the connection."""
-    return bool(select.select([client], [], [], 0)[0])
-
-
-def ask(client, pid):
-    """Send a request; return the first bytes of the answer, b'' where none comes."""
-    try:
-        client.sendall(REQUEST)
-        return client.recv(65536) if kernel.wait_until(lambda: readable(client), pid) else b''
-    except ConnectionError:
-        return b''
-
-
-def exchange(pid, port, data=REQUEST):
-    """Be a client from beginning to end; return what read_reply() does."""
-    with connect(port) as client:
-        client.sendall(data)
-        return read_reply(client, pid)
-
-
-def read_reply(client, pid):
-    """Return the bytes that come, and whether the server ended the connection after them."""
-    reply = b''
-    while kernel.wait_until(lambda: readable(client), pid):
-        try:
-            data = client.recv(65536)
-        except ConnectionError:
-            data = b''
-        if not data:
-            return reply, True
-        reply += data
-    return reply, False
 
 
 def connect_to_child(stack, pid, port):
@@ -152,7 +110,7 @@ def eintr(pid, port):
                 return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
     except ConnectionError:
         pass
-    ended = kernel.status(pid) in ('zombie', 'gone')
+    ended = kernel.wait_until(lambda: kernel.status(pid) in ('zombie', 'gone'), pid)
     return Verdict(BUG, f'the first SIGCHLD {"ends" if ended else "blocks"} the server')
 
 

@@ -6,79 +6,14 @@ import email.utils
 import json
 import os
 import signal
-import socket
-import struct
 import time
-from typing import NamedTuple
 
 from common import kernel
-from common.experiments import BUG, HOLDS, Verdict, connect, read_reply, readable, started_with
+from common.exchange import connect, fetch, get, parse, read_reply, readable, request, reset, status_of
+from common.experiments import BUG, HOLDS, Verdict, started_with
 from common.wsgi_probes import ALL_BYTES
 
 PROBES = ['wsgi_probes:app']
-
-
-class Response(NamedTuple):
-    status: str  # '200 OK', or '' where no response came
-    headers: list  # of (name, value)
-    body: bytes
-
-    def values(self, name):
-        """All values of the headers of that name."""
-        return [value for key, value in self.headers if key.lower() == name.lower()]
-
-
-def request(method, path, *headers, body=b''):
-    """The bytes of a request; a Content-Length is added where there is a body."""
-    lines = [f'{method} {path} HTTP/1.1', 'Host: localhost', *headers]
-    if body:
-        lines.append(f'Content-Length: {len(body)}')
-    return '\r\n'.join([*lines, '', '']).encode('latin-1') + body
-
-
-def fetch(pid, port, *pieces):
-    """Send a request in pieces, each after the server has read those before; return the Response.
-
-    It is empty where the server has ended, or ends the connection without a reply.
-    """
-    try:
-        with connect(port) as client:
-            for piece in pieces[:-1]:
-                client.sendall(piece)
-                kernel.let_rest(pid)
-            client.sendall(pieces[-1])
-            return parse(read_reply(client, pid)[0])
-    except ConnectionError:
-        return Response('', [], b'')
-
-
-def get(pid, port, path, *headers):
-    return fetch(pid, port, request('GET', path, *headers))
-
-
-def parse(reply):
-    """Take the bytes of a reply apart."""
-    head, _, body = reply.partition(b'\r\n\r\n')
-    status_line, *lines = head.decode('latin-1').split('\r\n')
-    headers = [(name, value.strip()) for name, _, value in (line.partition(':') for line in lines)]
-    return Response(status_line.partition(' ')[2], headers, body)
-
-
-def status_of(pid, port, data):
-    """Send the bytes and then FIN; return the number of the status that comes, '' for none."""
-    try:
-        with connect(port) as client:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            return parse(read_reply(client, pid)[0]).status.partition(' ')[0]
-    except ConnectionError:
-        return ''
-
-
-def reset(client):
-    """Close the connection with RST instead of FIN: SO_LINGER with 0 seconds, socket(7)."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
-    client.close()
 
 
 def survives(pid, port):

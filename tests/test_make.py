@@ -8,7 +8,7 @@ import psutil
 import pytest
 
 from common import kernel
-from common.experiments import connect, exchange
+from common.exchange import connect, exchange
 from common.process import ServerProcess
 from common.stages import ROOT, all_stages
 

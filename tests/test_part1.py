@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from common.experiments import connect, exchange, read_reply
+from common.exchange import connect, exchange, read_reply
 from common.wsgi_experiments import reset_while_asking, reset_while_silent
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'

@@ -7,10 +7,10 @@ import sys
 import pytest
 
 from common import wsgi_experiments
-from common.experiments import connect, read_reply, readable
+from common.exchange import connect, fetch, get, parse, read_reply, readable, request, status_of
 from common.process import ServerProcess, stage_server
 from common.stages import ROOT, Stage, find_stage
-from common.wsgi_experiments import BAD_REQUESTS, fetch, get, parse, request, status_of, survives
+from common.wsgi_experiments import BAD_REQUESTS, survives
 
 STAGES = ['part2-v1.0', 'part2-v1.1', 'part2-v1.2', 'part2-final']
 HELLOS = {

@@ -11,7 +11,8 @@ import psutil
 import pytest
 
 from common import experiments, kernel
-from common.experiments import CHILDREN, REQUEST, ask, connect, exchange, read_reply
+from common.exchange import REQUEST, ask, connect, exchange, read_reply
+from common.experiments import CHILDREN
 from common.process import ServerProcess
 from common.stages import ROOT, all_stages
 from common.wsgi_experiments import reset_while_asking, reset_while_silent

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common.experiments import exchange
+from common.exchange import exchange
 from common.process import ServerProcess
 from common.stages import ROOT, all_stages, find_stage, stage_before
 
