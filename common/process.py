@@ -3,10 +3,11 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import tempfile
 
 from common import kernel
-from common.stages import ROOT, command
+from common.stages import ROOT, python_path
 
 START = 20  # seconds within which a server listens
 STOP = 5  # seconds after Ctrl-C within which it has ended
@@ -86,6 +87,5 @@ def stage_server(stage, app=None, pep475='on', limit=None):
     pep475    'off' for the accept() of Python 2
     limit     the most descriptors it may have open
     """
-    arguments = [app] if app else []
-    return ServerProcess(command(stage, *arguments, pep475=pep475),
-                         env={'PYTHONPATH': 'part2/apps:common'}, limit=limit)
+    command = [sys.executable, stage.server, *([app] if app else [])]
+    return ServerProcess(command, env={'PYTHONPATH': python_path(pep475)}, limit=limit)

@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 
-from common.stages import ROOT, command, find_stage
+from common.stages import ROOT, find_stage, python_path
 
 
 def check_address(host, port):
@@ -33,9 +33,8 @@ def main(stage, *arguments):
         sys.exit(f'PEP475={pep475}: say on, or off for the accept() of Python 2')
     check_address(os.environ.get('HOST', '127.0.0.1'), os.environ.get('PORT', '8888'))
     os.chdir(ROOT)
-    apps = ['part2/apps', os.environ.get('PYTHONPATH')]
-    os.environ['PYTHONPATH'] = os.pathsep.join(filter(None, apps))
-    os.execv(sys.executable, command(find_stage(stage), *arguments, pep475=pep475))
+    os.environ['PYTHONPATH'] = python_path(pep475)
+    os.execv(sys.executable, [sys.executable, find_stage(stage).server, *arguments])
 
 
 if __name__ == '__main__':

@@ -1,5 +1,6 @@
 """The list of stages: where each one is, what comes before it, and how it is expected to behave."""
 import ast
+import os
 import re
 import sys
 from pathlib import Path
@@ -43,10 +44,11 @@ class Stage(NamedTuple):
         return ast.get_docstring(ast.parse((ROOT / self.server).read_text())).splitlines()[0]
 
 
-def command(stage, *arguments, pep475='on'):
-    """What runs a stage from the root, with Python 2's accept() for pep475='off'."""
-    wrapper = ['common/python2_accept.py'] if pep475 == 'off' else []
-    return [sys.executable, *wrapper, stage.server, *arguments]
+def python_path(pep475):
+    """The PYTHONPATH for a server: the applications, and Python 2's accept() for pep475='off'."""
+    wanted = ['part2/apps'] + ['common/python2_accept'] * (pep475 == 'off')
+    given = os.environ.get('PYTHONPATH')
+    return os.pathsep.join([str(ROOT / folder) for folder in wanted] + ([given] if given else []))
 
 
 def all_stages():

@@ -11,7 +11,7 @@ import time
 from common import kernel
 from common.exchange import connect, fetch, get, parse, read_reply, readable, request, reset, status_of
 from common.experiments import BUG, HOLDS, Verdict, started_with
-from common.wsgi_probes import ALL_BYTES
+from part2.apps.wsgi_probes import ALL_BYTES
 
 PROBES = ['wsgi_probes:app']
 

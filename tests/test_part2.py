@@ -195,7 +195,7 @@ def test_final_drops_a_client_that_sends_on_after_its_error(impatient):
 ])
 def test_final_says_in_one_line_what_is_wrong_with_the_application(argument, words):
     command = [sys.executable, 'part2/final/server.py', *argument]
-    run = subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': 'part2/apps:common'},
+    run = subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': 'part2/apps'},
                          text=True, capture_output=True, timeout=20)
     assert run.returncode == 1
     assert run.stdout == ''

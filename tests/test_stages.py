@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from common.exchange import exchange
-from common.process import ServerProcess
+from common.process import ServerProcess, stage_server
 from common.stages import ROOT, all_stages, find_stage, stage_before
 
 STAGES = [stage.name for stage in all_stages()]
@@ -113,6 +113,5 @@ def test_an_application_is_one_short_file(app):
 
 
 def test_the_accept_of_python_2_returns_what_that_of_python_3_does():
-    command = [sys.executable, 'common/python2_accept.py', 'part2/v1.1/server.py', 'wsgi_probes:app']
-    with ServerProcess(command, env={'PYTHONPATH': 'common'}) as server:
+    with stage_server(find_stage('part2-v1.1'), 'wsgi_probes:app', pep475='off') as server:
         assert b'"REMOTE_ADDR": "127.0.0.1"' in exchange(server.pid, server.port)[0]
