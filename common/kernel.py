@@ -10,10 +10,10 @@ AT_REST = ('sleeping', 'idle', 'stopped')
 
 
 def seen(look, otherwise):
-    """What look() returns, or the other value where the process ended in the meantime."""
+    """What look() returns, or the other value where the process has ended or is another user's."""
     try:
         return look()
-    except psutil.NoSuchProcess:
+    except (psutil.Error, ProcessLookupError, ChildProcessError):
         return otherwise
 
 
@@ -50,11 +50,11 @@ def tcp_states(pid):
     return [connection.status for connection in connections]
 
 
-def listener(pid):
-    """(pid, port) of the process that listens, itself or a descendant, or None."""
-    for process in family(pid):
-        for connection in seen(process.net_connections, []):
-            if connection.status == psutil.CONN_LISTEN:
+def listener(processes, port=None):
+    """(pid, port) of the first of these psutil.Processes that listens (on that port), or None."""
+    for process in processes:
+        for connection in seen(lambda p=process: p.net_connections('tcp'), []):
+            if connection.status == psutil.CONN_LISTEN and port in (None, connection.laddr.port):
                 return process.pid, connection.laddr.port
     return None
 

@@ -1,20 +1,28 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
+import ctypes
 import os
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
+import time
+from typing import NamedTuple
 
 from common import kernel
 from common.stages import ROOT, python_path
 
-START = 20  # seconds within which a server listens
-STOP = 5  # seconds after Ctrl-C within which it has ended
+SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 
 
 class ServerFailed(Exception):
-    """The server ended or did not listen in time; the message holds what it printed."""
+    """The server ended, did not listen in time or broke its bounds; the message holds what it printed."""
+
+
+class Bounds(NamedTuple):
+    processes: int  # at the same time
+    deadline: float  # of time.monotonic()
 
 
 class ServerProcess:
@@ -22,25 +30,32 @@ class ServerProcess:
 
     pid, port   of the process that listens; popen is the one that was started
 
-    command     what to run, a list of strings; it is given PORT=0 and is expected to listen
+    command     what to run, a list of strings; it is expected to listen
     env         variables to add to the environment
     limit       the most descriptors it may have open, as `ulimit -n` sets it
+    bounds      ends it when it breaks them; on Linux, adopts what it orphans (a daemon) as well
     """
 
-    def __init__(self, command, env=(), limit=None):
+    def __init__(self, command, env=(), limit=None, bounds=None):
         self.command = command
         if limit:
             self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}']
         self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
+        self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
 
     def __enter__(self):
         self.log = tempfile.TemporaryFile()
+        self.strangers = kernel.children(os.getpid())
+        if self.bounds and sys.platform == 'linux':
+            ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
         self.popen = subprocess.Popen(
             self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
-            self.pid, self.port = self.wait_for(lambda: kernel.listener(self.popen.pid), 'listen', START)
+            if self.bounds:
+                threading.Thread(target=self.guard, daemon=True).start()
+            self.pid, self.port = self.wait_for(lambda: kernel.listener(self.processes()), 'listen')
         except BaseException:
             self.stop()
             raise
@@ -49,11 +64,34 @@ class ServerProcess:
     def __exit__(self, *exc_info):
         self.stop()
 
-    def wait_for(self, condition, what, seconds=STOP):
+    def guard(self):
+        """Kill it when it breaks its bounds."""
+        while not self.stopped.wait(kernel.LOOK_EVERY):
+            if len(self.processes()) > self.bounds.processes:
+                self.broken = f'started more than {self.bounds.processes} processes'
+            elif time.monotonic() > self.bounds.deadline:
+                self.broken = 'took too long: it is never at rest'
+            if self.broken:
+                self.kill()
+
+    def orphans(self):
+        """The pids that it orphaned and that came to us; those that have ended are reaped."""
+        if not self.bounds:
+            return set()
+        orphans = kernel.children(os.getpid()) - self.strangers - {self.popen.pid}
+        for pid in orphans & kernel.zombies(os.getpid()):
+            kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
+        return orphans
+
+    def processes(self):
+        """Everything that it started and that runs."""
+        return [process for pid in (self.popen.pid, *self.orphans()) for process in kernel.family(pid)]
+
+    def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
-        kernel.eventually(lambda: condition() or self.popen.poll() is not None, seconds)
+        kernel.eventually(lambda: condition() or not self.processes())
         if not (result := condition()):
-            raise ServerFailed(f'{shlex.join(self.command)} did not {what}:\n{self.output()}')
+            raise ServerFailed(f'{self.broken or f"did not {what}"}; it printed:\n{self.output()}')
         return result
 
     def output(self):
@@ -68,14 +106,18 @@ class ServerProcess:
     def interrupt(self):
         """Press Ctrl-C: SIGINT to the server and its children. Return the exit status."""
         os.killpg(self.popen.pid, signal.SIGINT)
-        return self.popen.wait(STOP)
+        return self.popen.wait(kernel.LIMIT)
+
+    def kill(self):
+        """SIGKILL to every process group that it has."""
+        groups = {kernel.seen(lambda p=process: os.getpgid(p.pid), None) for process in self.processes()}
+        for group in groups | {self.popen.pid}:
+            kernel.seen(lambda group=group: os.killpg(group, signal.SIGKILL), None)
 
     def stop(self):
-        """End the server and all that is in its process group."""
-        try:
-            os.killpg(self.popen.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
+        """End the server and everything that it started."""
+        self.stopped.set()
+        kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
 
@@ -83,7 +125,7 @@ class ServerProcess:
 def stage_server(stage, app=None, pep475='on', limit=None):
     """A ServerProcess that runs a stage.
 
-    app       the application of a part 2 stage, found in part2/apps or common
+    app       the application of a part 2 stage, found in part2/apps
     pep475    'off' for the accept() of Python 2
     limit     the most descriptors it may have open
     """

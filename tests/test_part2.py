@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from common import wsgi_experiments
+from common import kernel, wsgi_experiments
 from common.exchange import connect, fetch, get, parse, read_reply, readable, request, status_of
 from common.process import ServerProcess, stage_server
 from common.stages import ROOT, Stage, find_stage
@@ -53,7 +53,7 @@ def test_v1_0_ends_at_an_empty_connection_with_an_index_error(serve):
     server = serve('part2-v1.0', 'wsgiapp:app')
     connect(server.port).close()
     server.wait_for_output('IndexError')
-    assert server.popen.wait(5) == 1
+    assert server.popen.wait(kernel.LIMIT) == 1
 
 
 def test_v1_0_sends_the_date_of_the_article(serve):

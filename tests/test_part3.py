@@ -110,7 +110,7 @@ def test_the_leak_ends_the_server_under_a_limit_of_64_descriptors(serve):
     with pytest.raises(ConnectionError):
         for _ in range(64):
             answer_or_reset(server)
-    assert server.popen.wait(5) == 1
+    assert server.popen.wait(kernel.LIMIT) == 1
     assert 'OSError: [Errno 24] Too many open files' in server.output()
 
 
@@ -185,7 +185,7 @@ def test_zombies_use_up_the_processes_a_user_may_have():
         with pytest.raises(ConnectionError):
             for _ in range(limit + 1):
                 answer_or_reset(server)
-        assert server.popen.wait(5) == 1
+        assert server.popen.wait(kernel.LIMIT) == 1
         assert f'BlockingIOError: [Errno {errno.EAGAIN}] Resource temporarily unavailable' in server.output()
         assert server.output().count('GET /hello') > 10
 
@@ -204,7 +204,7 @@ def test_v1_2_with_the_accept_of_python_2_ends_with_eintr(serve):
     with connect(server.port) as client:
         kernel.let_rest(server.pid)
         client.sendall(REQUEST)
-        assert server.popen.wait(5) == 1
+        assert server.popen.wait(kernel.LIMIT) == 1
     assert server.output().splitlines()[-1] == 'InterruptedError: [Errno 4] Interrupted system call'
 
 
@@ -259,7 +259,7 @@ def test_a_child_that_outlives_its_parent_does_not_keep_the_port(serve, stage):
     with connect(server.port) as client:
         kernel.wait_until(lambda: kernel.children(server.pid), server.pid)
         os.kill(server.pid, signal.SIGKILL)
-        server.popen.wait(5)
+        server.popen.wait(kernel.LIMIT)
         again = [sys.executable, 'part3/final/server.py']
         with ServerProcess(again, env={'PORT': str(server.port)}) as successor:
             assert answer(successor) == REPLY
