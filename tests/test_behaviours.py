@@ -1,10 +1,12 @@
 """Every cell of both tables: each bug where a stage has it, and its absence where it has not."""
 import itertools
+from functools import partial
 
 import pytest
 
 from common import experiments, wsgi_experiments
 from common.experiments import measure
+from common.process import stage_server
 from common.stages import all_stages, expected, find_stage
 
 EXPERIMENTS = {'part2': wsgi_experiments.PART2, 'part3': experiments.PART3}
@@ -17,7 +19,7 @@ CELLS = [
 @pytest.mark.parametrize(('stage', 'experiment'), CELLS)
 def test_the_stage_behaves_as_its_table_says(stage, experiment):
     part = stage.partition('-')[0]
-    verdict = measure(find_stage(stage), experiment)
+    verdict = measure(experiment, partial(stage_server, find_stage(stage)))
     assert verdict.outcome == expected(part)[stage][experiment.__name__], verdict.evidence
 
 

@@ -1,10 +1,12 @@
 """The cure is what cures: without its line, part3 final has the bug again."""
 import re
+from functools import partial
 
 import pytest
 
 from common import experiments
 from common.experiments import measure
+from common.process import stage_server
 from common.stages import ROOT, Stage
 
 CURES = {
@@ -32,4 +34,5 @@ def test_without_its_cure_final_has_the_bug(cure, tmp_path):
     source, count = re.subn(pattern, replacement, (ROOT / 'part3/final/server.py').read_text())
     assert count == 1
     (tmp_path / 'server.py').write_text(source)
-    assert measure(Stage('mutant', str(tmp_path)), experiment) == ('bug', evidence)
+    mutant = partial(stage_server, Stage('mutant', str(tmp_path)))
+    assert measure(experiment, mutant) == ('bug', evidence)
