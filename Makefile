@@ -54,7 +54,7 @@ client:
 	@$(PYTHON) common/client.py $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
 		$(if $(MAX_CONNS),--max-conns $(MAX_CONNS)) $(if $(HOLD),--hold $(HOLD))
 
-## make test: sets up .venv, passes the tests
+## make test: sets up .venv and runs the tests
 test: $(VENV)
 	@.venv/bin/python -m pytest $(ARGS)
 

@@ -14,7 +14,7 @@ from common.stages import ROOT, all_stages, stage_before
 
 READMES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/**/*.md')]]
 STARTS_A_SERVER = re.compile(r"(make part|python3 part|sh -c 'ulimit)(?!.*PORT=)")
-THE_SERVER = re.compile(r'\$\(pgrep -of (\S+)\)')
+THE_SERVER = re.compile(r"\$\(pgrep -of '(.+?)'\)")
 
 
 class Reader:
@@ -64,7 +64,7 @@ class Reader:
         env = self.env
         if self.server:
             for pattern in THE_SERVER.findall(command):  # others of the same name run beside it
-                assert str(self.server.pid) in subprocess.getoutput(f'pgrep -f {pattern}').split()
+                assert str(self.server.pid) in subprocess.getoutput(f"pgrep -f '{pattern}'").split()
             command = THE_SERVER.sub(str(self.server.pid), command)
             command = command.replace('8888', str(self.server.port))
             env = {**env, 'PORT': str(self.server.port)}

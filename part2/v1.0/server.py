@@ -1,4 +1,4 @@
-"""A minimal WSGI server: runs any WSGI application.
+"""A minimal WSGI server: runs three frameworks unchanged.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """
