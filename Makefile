@@ -68,7 +68,7 @@ readmes: $(VENV)
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ tests/__pycache__ part2/apps/__pycache__
+	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ tests/__pycache__ part2/apps/__pycache__
 
 $(VENV): requirements.txt
 	$(CHECK_PYTHON)

@@ -1,4 +1,5 @@
 """What the kernel says of a process: its children, zombies, descriptors and connections."""
+import sys
 import time
 
 import psutil
@@ -6,14 +7,14 @@ import psutil
 LOOK_EVERY = 0.01  # seconds
 REST = 0.3  # seconds without activity, after which nothing more is awaited
 LIMIT = 20  # seconds that any wait takes at the most
-AT_REST = ('sleeping', 'idle', 'stopped')
+AT_REST = ['sleeping', 'idle', 'stopped'] + ['running'] * (sys.platform == 'darwin')  # see activity()
 
 
 def seen(look, otherwise):
     """What look() returns, or the other value where the process has ended or is another user's."""
     try:
         return look()
-    except (psutil.Error, ProcessLookupError, ChildProcessError):
+    except (psutil.Error, ProcessLookupError, ChildProcessError, PermissionError):
         return otherwise
 
 
@@ -50,6 +51,19 @@ def tcp_states(pid):
     return [connection.status for connection in connections]
 
 
+def connections(port):
+    """The connections to a TCP port, as psutil has them, seen from both ends; without TIME_WAIT.
+
+    Where only root may ask for those of all processes (macOS), they are asked for one by one.
+    """
+    found = seen(lambda: psutil.net_connections('tcp'), None)
+    if found is None:
+        found = [connection._replace(pid=process.pid) for process in psutil.process_iter()
+                 for connection in seen(lambda p=process: p.net_connections('tcp'), [])]
+    return [connection for connection in found if connection.raddr
+            and port in (connection.laddr.port, connection.raddr.port) and connection.status != 'TIME_WAIT']
+
+
 def listener(processes, port=None):
     """(pid, port) of the first of these psutil.Processes that listens (on that port), or None."""
     for process in processes:
@@ -60,7 +74,10 @@ def listener(processes, port=None):
 
 
 def activity(pid):
-    """A value that stays the same for as long as the whole family is at rest; None while it is not."""
+    """A value that stays the same for as long as the whole family is at rest; None while it is not.
+
+    On macOS, where psutil calls all that live 'running', the context switches alone must tell.
+    """
     marks = []
     for process in family(pid):
         state, switches = status(process.pid), seen(process.num_ctx_switches, None)

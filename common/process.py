@@ -78,10 +78,11 @@ class ServerProcess:
         """The pids that it orphaned and that came to us; those that have ended are reaped."""
         if not self.bounds:
             return set()
-        orphans = kernel.children(os.getpid()) - self.strangers - {self.popen.pid}
-        for pid in orphans & kernel.zombies(os.getpid()):
+        ours = os.getpgrp()
+        children = kernel.children(os.getpid()) - self.strangers - {self.popen.pid}
+        for pid in children & kernel.zombies(os.getpid()):
             kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
-        return orphans
+        return {pid for pid in children if kernel.seen(lambda p=pid: os.getpgid(p), ours) != ours}
 
     def processes(self):
         """Everything that it started and that runs."""
@@ -110,9 +111,9 @@ class ServerProcess:
 
     def kill(self):
         """SIGKILL to every process group that it has."""
-        groups = {kernel.seen(lambda p=process: os.getpgid(p.pid), None) for process in self.processes()}
-        for group in groups | {self.popen.pid}:
-            kernel.seen(lambda group=group: os.killpg(group, signal.SIGKILL), None)
+        kernel.seen(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
+        for process in self.processes():
+            kernel.seen(lambda p=process: os.killpg(os.getpgid(p.pid), signal.SIGKILL), None)
 
     def stop(self):
         """End the server and everything that it started."""
@@ -120,6 +121,8 @@ class ServerProcess:
         kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
+        if self.bounds and sys.platform == 'linux':
+            ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
 
 def stage_server(stage, app=None, pep475='on', limit=None):

@@ -7,12 +7,11 @@ from common import experiments, stages, wsgi_experiments
 DIFF_HEADING = '## Diff to the stage before\n'
 
 
-def diff_section(stage):
-    """The fenced diff that ends a stage's README."""
+def diff(stage):
+    """The diff from the stage before, as text."""
     before = stages.stage_before(stage)
     texts = [(stages.ROOT / path).read_text().splitlines() for path in (before.server, stage.server)]
-    lines = difflib.unified_diff(*texts, before.server, stage.server, lineterm='')
-    return '\n'.join([DIFF_HEADING, '```diff', *lines, '```', ''])
+    return '\n'.join(difflib.unified_diff(*texts, before.server, stage.server, lineterm=''))
 
 
 def table(part, columns):
@@ -30,7 +29,8 @@ def fresh_texts():
     texts = {}
     for stage in filter(stages.stage_before, stages.all_stages()):
         path = stages.ROOT / stage.folder / 'README.md'
-        texts[path] = path.read_text().partition(DIFF_HEADING)[0] + diff_section(stage)
+        story = path.read_text().partition(DIFF_HEADING)[0]
+        texts[path] = f'{story}{DIFF_HEADING}\n```diff\n{diff(stage)}\n```\n'
     path = stages.ROOT / 'README.md'
     text = path.read_text()
     for part, columns in ('part3', experiments.PART3), ('part2', wsgi_experiments.PART2):

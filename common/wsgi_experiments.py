@@ -100,16 +100,22 @@ def writes(pid, port):
     return get(pid, port, '/write').body == b'written, returned'
 
 
+RESPONSE_RULES = {
+    'streaming': streams,
+    'Date': has_true_date,
+    'Date and Server of the application': keeps_own_headers,
+    'close()': closes,
+    'exc_info before the headers': sends_headers_late,
+    'exc_info after the headers': raises_again,
+    'write()': writes,
+}
+
+
 @started_with(apps=PROBES)
 def whole_response(pid, port):
     """write(), exc_info, close(), streaming, Date"""
-    checks = {
-        'streaming': streams, 'Date': has_true_date, 'Date and Server of the application': keeps_own_headers,
-        'close()': closes, 'exc_info before the headers': sends_headers_late,
-        'exc_info after the headers': raises_again, 'write()': writes,
-    }
-    wrong = [name for name, check in checks.items() if not check(pid, port)]
-    return verdict(wrong, f'{len(checks)} rules of PEP 3333 are kept')
+    wrong = [name for name, keeps in RESPONSE_RULES.items() if not keeps(pid, port)]
+    return verdict(wrong, f'{len(RESPONSE_RULES)} rules of PEP 3333 are kept')
 
 
 @started_with(apps=['wsgi_probes:checked'])
@@ -150,6 +156,13 @@ def reset_while_reading(pid, port):
     reset(client)
 
 
+def reset_after_an_error(pid, port):
+    client = connect(port)
+    client.sendall(b'mick\r\n\r\n')
+    kernel.wait_until(lambda: readable(client), pid)
+    reset(client)
+
+
 @started_with(apps=PROBES)
 def bad_requests(pid, port):
     """survives empty, malformed, oversized requests, resets, an app that raises"""
@@ -166,7 +179,7 @@ def bad_requests(pid, port):
     return Verdict(HOLDS, f'{len(BAD_REQUESTS)} bad requests and {len(RESETS)} resets are survived')
 
 
-RESETS = [reset_while_silent, reset_while_asking, reset_while_reading]
+RESETS = [reset_while_silent, reset_while_asking, reset_while_reading, reset_after_an_error]
 LENGTH = 'Content-Length: '
 BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('an empty connection', b'', ''),
@@ -176,6 +189,11 @@ BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('a folded header', request('GET', '/', 'X-Probe: one', ' two'), '400'),
     ('no Host', b'GET / HTTP/1.1\r\n\r\n', '400'),
     ('two Hosts', request('GET', '/', 'Host: other'), '400'),
+    ('a Host with a space', b'GET / HTTP/1.1\r\nHost: a b\r\n\r\n', '400'),
+    ('a control character in the target', request('GET', '/\x7f'), '400'),
+    ('a control character in a header', request('GET', '/', 'X-Probe: \x7f'), '400'),
+    ('lines without carriage returns', b'GET / HTTP/1.1\nHost: x\n\n', '200'),
+    ('an expectation of HTTP/1.0', b'POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n', '200'),
     ('a target without a slash', request('GET', 'mick'), '400'),
     ('an empty line in front', b'\r\n' + request('GET', '/'), '200'),
     ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', '200'),
@@ -190,6 +208,7 @@ BAD_REQUESTS = [  # what it is, its bytes, the status that is due ('' for none)
     ('a large body', request('POST', '/', LENGTH + '9' * 5000) + b'x' * 100_000, '413'),
     ('an app that raises', request('GET', '/raise-before'), '500'),
     ('an app that raises late', request('GET', '/raise-after'), '200'),
+    ('an app that is cancelled', request('GET', '/cancelled'), '500'),
     ('an app that calls exit', request('GET', '/exit'), '500'),
     ('an app that is refused a connection', request('GET', '/refused'), '500'),
     ('an app that breaks a header', request('GET', '/break-header'), '500'),

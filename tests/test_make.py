@@ -25,7 +25,7 @@ def make(*words):
 def group_is_gone(group):
     try:
         os.killpg(group, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, PermissionError):  # the latter on macOS, for zombies
         return True
     return False
 

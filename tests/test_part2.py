@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from common import kernel, wsgi_experiments
-from common.exchange import connect, fetch, get, parse, read_reply, readable, request, status_of
+from common.exchange import connect, exchange, fetch, get, parse, read_reply, readable, request, status_of
 from common.process import ServerProcess, stage_server
 from common.stages import ROOT, Stage, find_stage
 from common.wsgi_experiments import BAD_REQUESTS, survives
@@ -82,16 +82,13 @@ def test_a_request_is_read_byte_by_byte(serve, stage):
         assert parse(read_reply(client, server.pid)[0]).body == b'bit by bit'
 
 
-@pytest.mark.parametrize('check', [
-    wsgi_experiments.streams, wsgi_experiments.has_true_date, wsgi_experiments.keeps_own_headers,
-    wsgi_experiments.closes, wsgi_experiments.sends_headers_late, wsgi_experiments.raises_again,
-    wsgi_experiments.writes,
-])
-def test_v1_1_breaks_each_rule_that_v1_2_keeps(serve, check):
+@pytest.mark.parametrize('rule', wsgi_experiments.RESPONSE_RULES)
+def test_v1_1_breaks_each_rule_that_v1_2_keeps(serve, rule):
+    keeps = wsgi_experiments.RESPONSE_RULES[rule]
     server = serve('part2-v1.1', 'wsgi_probes:app')
-    assert not check(server.pid, server.port)
+    assert not keeps(server.pid, server.port)
     server = serve('part2-v1.2', 'wsgi_probes:app')
-    assert check(server.pid, server.port)
+    assert keeps(server.pid, server.port)
 
 
 @pytest.mark.parametrize(('data', 'status'), [
@@ -124,10 +121,24 @@ def test_final_drops_a_client_that_resets_without_a_word(serve, hang_up):
     assert 'Traceback' not in server.output()
 
 
-def test_final_says_that_it_closes_the_connection(serve):
+@pytest.mark.parametrize('path', ['/', '/raise-before', 'mick'])
+def test_final_says_that_it_closes_the_connection_and_does(serve, path):
     server = serve('part2-final', 'wsgi_probes:app')
-    assert get(server.pid, server.port, '/').values('Connection') == ['close']
-    assert get(server.pid, server.port, 'mick').values('Connection') == ['close']
+    reply, finished = exchange(server.pid, server.port, request('GET', path))
+    assert parse(reply).values('Connection') == ['close']
+    assert finished
+
+
+def test_final_answers_a_client_that_sends_more_than_its_body(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    data = request('POST', '/large', body=b'x') + b'x' * 300_000
+    assert len(fetch(server.pid, server.port, data).body) == 1000 * 65536
+
+
+def test_final_sends_no_content_where_the_status_has_none(serve):
+    server = serve('part2-final', 'wsgi_probes:app')
+    response = get(server.pid, server.port, '/no-content')
+    assert (response.status, response.body) == ('204 No Content', b'')
 
 
 def test_final_reports_an_application_that_raises(serve):
@@ -138,7 +149,7 @@ def test_final_reports_an_application_that_raises(serve):
 
 @pytest.mark.parametrize(('target', 'path', 'query'), [
     ('http://other:80/hello?x=1', '/hello', 'x=1'),
-    ('http://other:80', '/', ''),
+    ('HTTP://other:80', '/', ''),
     ('http://other:80?x=1', '/', 'x=1'),
 ])
 def test_final_takes_a_request_to_a_proxy_apart(serve, target, path, query):

@@ -11,7 +11,7 @@ from common.process import ServerProcess, stage_server
 from common.stages import ROOT, all_stages, find_stage, stage_before
 
 STAGES = [stage.name for stage in all_stages()]
-MOST_LINES = {'part2-v1.0': 110, 'part2-v1.1': 145, 'part2-v1.2': 175, 'part2-final': 285}  # 60 of the others
+MOST_LINES = {'part2-v1.0': 110, 'part2-v1.1': 145, 'part2-v1.2': 175, 'part2-final': 290}  # 60 of the others
 
 # For each step the functions that its lesson is about, and its budget of changed lines of code.
 REQUEST = {'handle_one_request', 'parse_request', 'get_environ', 'read_head', 'read_body'}
@@ -20,8 +20,8 @@ STEPS = {
     'part2-v1.1': (REQUEST, 55),
     'part2-v1.2': (RESPONSE, 60),
     'part2-final': (REQUEST | RESPONSE | {
-        'serve_forever', 'read_request', 'send_error', 'load_application', 'main',
-        'RequestError', 'ClientGone'}, 150),
+        'serve_forever', 'answer_request', 'read_request', 'send_error', 'finish_connection',
+        'load_application', 'main', 'RequestError', 'ClientGone'}, 155),
     'part3-v1.1-fd-leak': ({'serve_forever'}, 15),
     'part3-v1.1': ({'serve_forever'}, 15),
     'part3-v1.2': ({'handle_exit', 'serve_forever'}, 15),

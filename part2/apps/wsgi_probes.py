@@ -1,4 +1,5 @@
 """The application that the part 2 experiments run: what it does is chosen by the path."""
+import asyncio
 import json
 import os
 import signal
@@ -117,6 +118,15 @@ def exit_the_process(environ, start_response):
     sys.exit('an application must not end its server')
 
 
+def cancelled(environ, start_response):
+    raise asyncio.CancelledError
+
+
+def no_content(environ, start_response):
+    start_response('204 No Content', [])
+    return [b'content']
+
+
 def refused_connection(environ, start_response):
     raise ConnectionRefusedError('the database of the application, not the client')
 
@@ -160,6 +170,8 @@ BEHAVIOURS = {
     '/raise-before': raise_before_headers,
     '/raise-after': raise_after_headers,
     '/exit': exit_the_process,
+    '/cancelled': cancelled,
+    '/no-content': no_content,
     '/refused': refused_connection,
     '/break-header': break_a_header,
     '/break-status': break_the_status,

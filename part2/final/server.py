@@ -18,7 +18,7 @@ HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes
-TIMEOUT = 10  # seconds without a byte from a client, or to it
+TIMEOUT = 10  # seconds that one recv() or sendall() may take
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])')
@@ -53,21 +53,28 @@ class WSGIServer:
             self.handle_one_request()
 
     def handle_one_request(self):
+        try:
+            self.answer_request()
+            self.finish_connection()
+        except (ClientGone, OSError):
+            pass
+        finally:
+            self.client_fd.close()
+
+    def answer_request(self):
         self.request_method, self.headers_set, self.headers_sent = None, [], False
         try:
             self.read_request()
             result = self.application(self.get_environ(), self.start_response)
             self.finish_response(result)
-        except ClientGone:
-            pass
         except RequestError as error:
             self.send_error(*error.args)
-        except (Exception, SystemExit):
+        except (ClientGone, KeyboardInterrupt):
+            raise
+        except BaseException:  # sys.exit() is no Exception
             traceback.print_exc()
             if not self.headers_sent:
                 self.send_error('500 Internal Server Error', 'the application failed')
-        finally:
-            self.client_fd.close()
 
     def read_request(self):
         try:
@@ -104,7 +111,7 @@ class WSGIServer:
         self.request_method, self.path, self.request_version = match.groups()
         if not self.request_version.startswith('HTTP/1.'):
             raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
-        absolute = re.match('http://([^/?]+)', self.path)
+        absolute = re.match('(?i)http://([^/?]+)', self.path)
         if absolute:  # as sent to a proxy (section 3.2.2)
             self.path = '/' + self.path[absolute.end():].removeprefix('/')
         if not self.path.startswith('/'):
@@ -118,8 +125,8 @@ class WSGIServer:
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
-        hosts = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else None)
-        if hosts is None or ',' in hosts:
+        host = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else ',')
+        if not re.fullmatch(r'[^\s,/?#@]*', host):
             raise RequestError('400 Bad Request', 'there must be one Host header (section 3.2)')
         if absolute:
             self.headers['host'] = absolute[1]
@@ -177,7 +184,7 @@ class WSGIServer:
                 exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
-        if not re.fullmatch(r'[0-9]{3} [^\r\n]*', status):
+        if not re.fullmatch(r'[2-5][0-9]{2} [^\r\n]*', status):
             raise ValueError(f'no status: {status!r}')
         for name, value in response_headers:
             if wsgiref.util.is_hop_by_hop(name) or not HEADER_LINE.fullmatch(f'{name}: {value}'):
@@ -196,16 +203,14 @@ class WSGIServer:
         """Send body bytes; the first call sends the status and the headers before them."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
-        if self.request_method == 'HEAD':
-            data = b''
+        if self.request_method == 'HEAD' or self.headers_set[0][:3] in ('204', '304'):
+            data = b''  # these end at the blank line (RFC 9112, section 6.3)
         if not self.headers_sent:
             data = self.response_head() + data
             self.headers_sent = True
         echo('> ', data)
-        rest = memoryview(data)
         try:
-            while rest:  # the time limit of sendall() would be for all of it
-                rest = rest[self.client_fd.send(rest):]
+            self.client_fd.sendall(data)
         except OSError as error:
             raise ClientGone from error
 
@@ -226,17 +231,16 @@ class WSGIServer:
                 result.close()
 
     def send_error(self, status, reason):
-        """Send an error, then read on for a while: to close a socket with input unread would
-        reset the connection, and the client lose the error (RFC 9112, section 9.6)."""
         self.headers_set = []
         self.start_response(status, [('Content-Type', 'text/plain')])
+        self.write(f'{reason}\n'.encode())
+
+    def finish_connection(self):
+        """Close our half, then read on for a while: to close a socket with input unread would
+        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + TIMEOUT
-        try:
-            self.write(f'{reason}\n'.encode())
-            self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(65536) and time.monotonic() < deadline:
-                pass
-        except (ClientGone, OSError):
+        self.client_fd.shutdown(socket.SHUT_WR)
+        while self.client_fd.recv(65536) and time.monotonic() < deadline:
             pass
 
 

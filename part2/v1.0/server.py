@@ -40,7 +40,7 @@ class WSGIServer:
 
     def parse_request(self, data):
         request_line = data.splitlines()[0].decode('latin-1')
-        self.request_method, self.path, self.request_version = request_line.split()
+        self.request_method, self.path, self.request_version = request_line.split(' ')
 
     def get_environ(self):
         return {

@@ -52,11 +52,11 @@ class WSGIServer:
 
     def parse_request(self, head):
         request_line, *header_lines = [line.decode('latin-1') for line in head.splitlines()]
-        self.request_method, self.path, self.request_version = request_line.split()
+        self.request_method, self.path, self.request_version = request_line.split(' ')
         self.headers = {}
         for line in header_lines[:-1]:
             name, _, value = line.partition(':')
-            name, value = name.lower(), value.strip()
+            name, value = name.lower(), value.strip(' \t')
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
