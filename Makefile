@@ -10,6 +10,8 @@ STAGES := $(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py)
 PLAIN := $(foreach stage,$(filter-out part2/%,$(STAGES)),$(subst /,-,$(stage)))
 WSGI := $(foreach stage,$(filter part2/%,$(STAGES)),$(subst /,-,$(stage)))
 DIFFS := $(addprefix diff-,$(PLAIN) $(WSGI))
+TRACES := $(addprefix trace-,$(PLAIN) $(WSGI))
+BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child)
 
 # the environment is made again for another Python, and for other requirements
 VENV := .venv/made-for-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
@@ -19,7 +21,8 @@ FRAMEWORK = $(filter flaskapp:% pyramidapp:% djangoapp:%,$(APP))
 CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	{ echo '$(PYTHON) is not Python 3.10 or newer: name another with PYTHON=python3.13' >&2; exit 1; }
 
-.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff client test lint readmes clean
+.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff $(TRACES) trace $(BUGS) watch grade matrix client test lint \
+	readmes pictures clean
 
 help:
 	@echo 'Stages, on PORT=8888; Ctrl-C ends them:'
@@ -49,6 +52,30 @@ $(DIFFS):
 diff:
 	@$(PYTHON) -m common.diff $(FROM) $(TO)
 
+## make bug-zombie: the bug, its cure and the diff, as a short scene
+$(BUGS): $(VENV)
+	@.venv/bin/python -m laboratory.scenes $(@:bug-%=%)
+
+## make watch: what the kernel sees of the server on PORT, live
+watch: $(VENV)
+	@.venv/bin/python -m laboratory.watch
+
+## make trace-part3-v1.2: its system calls as a timeline (Linux)
+$(TRACES): $(VENV)
+	@.venv/bin/python -m laboratory.trace $(@:trace-%=%)
+
+## make trace SERVER='python3 my_server.py': those of your own
+trace: $(VENV)
+	@.venv/bin/python -m laboratory.trace
+
+## make grade SERVER='python3 my_server.py': which stage is it like?
+grade: $(VENV)
+	@.venv/bin/python -m laboratory.grade
+
+## make matrix: measures what every stage does
+matrix: $(VENV)
+	@.venv/bin/python -m laboratory.matrix
+
 ## make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5: the load client
 client:
 	@$(PYTHON) common/client.py $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
@@ -64,11 +91,15 @@ lint: $(VENV)
 
 ## make readmes: writes the diffs and tables of the READMEs anew
 readmes: $(VENV)
-	@.venv/bin/python -m common.readmes
+	@.venv/bin/python -m laboratory.readmes
+
+## make pictures: draws the pictures of the README anew
+pictures: $(VENV)
+	@.venv/bin/python -m laboratory.pictures
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ tests/__pycache__ part2/apps/__pycache__
+	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ laboratory/__pycache__ tests/__pycache__ part2/apps/__pycache__
 
 $(VENV): requirements.txt
 	$(CHECK_PYTHON)

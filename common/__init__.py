@@ -1,1 +1,1 @@
-"""What is used beside the stages: the load client, and the laboratory that looks at servers."""
+"""What is used beside the stages: the list of them, experiments on servers, the load client."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from common import kernel
 
+MOST = 100_000_000  # bytes of a reply that are read
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 
 
@@ -40,16 +41,16 @@ def exchange(pid, port, data=REQUEST):
 
 def read_reply(client, pid):
     """Return the bytes that come, and whether the server ended the connection after them."""
-    reply = b''
-    while kernel.wait_until(lambda: readable(client), pid):
+    reply = bytearray()
+    while len(reply) < MOST and kernel.wait_until(lambda: readable(client), pid):
         try:
             data = client.recv(65536)
         except ConnectionError:
             data = b''
         if not data:
-            return reply, True
+            return bytes(reply), True
         reply += data
-    return reply, False
+    return bytes(reply), False
 
 
 class Response(NamedTuple):

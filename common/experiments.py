@@ -15,7 +15,7 @@ from common import kernel
 from common.exchange import REQUEST, ask, connect, exchange
 
 HOLDS, BUG = 'holds', 'bug'
-NO_CHILD, NO_HANDLER = 'no child', 'no handler'
+NO_CHILD, NO_HANDLER, ENDED = 'no child', 'no handler', 'ended'
 CHILDREN = 24  # how many end at once, and how many clients come and go
 
 
@@ -47,6 +47,10 @@ def close_wait(pid):
 
 def tell_nobody(moment):
     pass
+
+
+def has_ended(pid):
+    return kernel.status(pid) in ('zombie', 'gone')
 
 
 def silent_client(pid, port, tell=tell_nobody):
@@ -125,7 +129,7 @@ def eintr(pid, port, tell=tell_nobody):
                 return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
     except ConnectionError:
         pass
-    ended = kernel.wait_until(lambda: kernel.status(pid) in ('zombie', 'gone'), pid)
+    ended = kernel.wait_until(lambda: has_ended(pid), pid)
     return Verdict(BUG, f'the first SIGCHLD {"ends" if ended else "blocks"} the server')
 
 
@@ -150,6 +154,8 @@ def children_at_once(pid, port, tell=tell_nobody):
             os.kill(pid, signal.SIGCONT)
         kernel.wait_until(lambda: not kernel.zombies(pid), pid)
         tell('The server goes on, and gets one SIGCHLD')
+    if has_ended(pid):
+        return Verdict(ENDED, 'the server has ended')
     left = len(kernel.zombies(pid))
     outcome = BUG if left else HOLDS
     return Verdict(outcome, f'{left} zombies after {ended} children ended at once')
@@ -189,8 +195,9 @@ def measure(experiment, start, **options):
         with start(app, getattr(experiment, 'pep475', 'on')) as server:
             try:
                 verdict = experiment(server.pid, server.port, **options)
-            except OSError as error:
-                verdict = Verdict(BUG, f'the server is not there: {error.strerror or error}')
+            except (OSError, ValueError) as error:
+                ended = server.has_ended()
+                verdict = Verdict(ENDED if ended else BUG, f'{"the server has ended" if ended else error}')
         if verdict.outcome == BUG:
             break
     return verdict

@@ -51,24 +51,35 @@ def tcp_states(pid):
     return [connection.status for connection in connections]
 
 
-def connections(port):
-    """The connections to a TCP port, as psutil has them, seen from both ends; without TIME_WAIT.
+def sockets():
+    """All TCP sockets, as psutil has them, each with a pid or None: (socket, pid).
 
-    Where only root may ask for those of all processes (macOS), they are asked for one by one.
+    On macOS only root may ask for all at once: there they are those of the user's processes.
     """
     found = seen(lambda: psutil.net_connections('tcp'), None)
-    if found is None:
-        found = [connection._replace(pid=process.pid) for process in psutil.process_iter()
-                 for connection in seen(lambda p=process: p.net_connections('tcp'), [])]
-    return [connection for connection in found if connection.raddr
-            and port in (connection.laddr.port, connection.raddr.port) and connection.status != 'TIME_WAIT']
+    if found is not None:
+        return [(socket, socket.pid) for socket in found]
+    return [(socket, process.pid) for process in psutil.process_iter()
+            for socket in seen(lambda p=process: p.net_connections('tcp'), [])]
 
 
-def listener(processes, port=None):
-    """(pid, port) of the first of these psutil.Processes that listens (on that port), or None."""
+def connections(port):
+    """The connections to a TCP port, seen from both ends, as sockets() has them; without TIME_WAIT."""
+    return [(socket, pid) for socket, pid in sockets() if socket.raddr
+            and port in (socket.laddr.port, socket.raddr.port) and socket.status != 'TIME_WAIT']
+
+
+def who_listens(port):
+    """The pid of the process that listens on a port, or None."""
+    listening = [pid for socket, pid in sockets() if (socket.status, socket.laddr.port) == ('LISTEN', port)]
+    return next(filter(None, listening), None)
+
+
+def listener(processes):
+    """(pid, port) of the first of these psutil.Processes that listens, or None."""
     for process in processes:
         for connection in seen(lambda p=process: p.net_connections('tcp'), []):
-            if connection.status == psutil.CONN_LISTEN and port in (None, connection.laddr.port):
+            if connection.status == psutil.CONN_LISTEN:
                 return process.pid, connection.laddr.port
     return None
 

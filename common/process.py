@@ -13,6 +13,7 @@ from typing import NamedTuple
 from common import kernel
 from common.stages import ROOT, python_path
 
+MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 
 
@@ -62,7 +63,10 @@ class ServerProcess:
         return self
 
     def __exit__(self, *exc_info):
+        output = self.output()
         self.stop()
+        if self.broken:
+            raise ServerFailed(complaint(self.broken, output))
 
     def guard(self):
         """Kill it when it breaks its bounds."""
@@ -86,19 +90,25 @@ class ServerProcess:
 
     def processes(self):
         """Everything that it started and that runs."""
-        return [process for pid in (self.popen.pid, *self.orphans()) for process in kernel.family(pid)]
+        pids = [self.popen.pid, *self.orphans()]
+        return [process for pid in pids for process in kernel.family(pid)]
+
+    def has_ended(self):
+        """Whether nothing of it runs; looks more than once, for what is just changing its parent."""
+        return not any(self.processes() for _ in range(3))
 
     def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
-        kernel.eventually(lambda: condition() or not self.processes())
+        kernel.eventually(lambda: condition() or self.has_ended())
         if not (result := condition()):
-            raise ServerFailed(f'{self.broken or f"did not {what}"}; it printed:\n{self.output()}')
+            raise ServerFailed(complaint(self.broken or f'did not {what}', self.output()))
         return result
 
     def output(self):
-        """What it has printed until now, standard output and error together."""
+        """What it has printed until now (the last of it), standard output and error together."""
         size = os.fstat(self.log.fileno()).st_size
-        return os.pread(self.log.fileno(), size, 0).decode(errors='backslashreplace')
+        begin = max(0, size - MOST_OUTPUT)
+        return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
 
     def wait_for_output(self, text):
         """Wait until it has printed that text; raises ServerFailed."""
@@ -123,6 +133,12 @@ class ServerProcess:
         self.log.close()
         if self.bounds and sys.platform == 'linux':
             ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
+
+
+def complaint(what, output):
+    """What is wrong, and the last that the server said."""
+    lines = [line[:200] for line in output.splitlines()[-10:]]
+    return '\n'.join([f'{what}; it printed:', *lines] if lines else [f'{what}, and printed nothing'])
 
 
 def stage_server(stage, app=None, pep475='on', limit=None):

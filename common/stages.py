@@ -34,6 +34,10 @@ class Stage(NamedTuple):
     folder: str  # below the root: part3/v1.2
 
     @property
+    def part(self):
+        return self.folder.partition('/')[0]
+
+    @property
     def server(self):
         """The path of its server.py, relative to the root."""
         return f'{self.folder}/server.py'
@@ -57,6 +61,11 @@ def all_stages():
     return [Stage(folder.replace('/', '-'), folder) for folder in sorted(folders, key=lesson_order)]
 
 
+def stages_of(part):
+    """Those of one part: stages_of('part3')."""
+    return [stage for stage in all_stages() if stage.part == part]
+
+
 def lesson_order(folder):
     """Sorts by part and version; a stage with a suffix (-fd-leak) before its cure, final last."""
     part, _, version = folder.partition('/')
@@ -74,8 +83,7 @@ def find_stage(name):
 
 def stage_before(stage):
     """The stage before it in the same part, or None."""
-    part = stage.folder.partition('/')[0]
-    same_part = [other for other in all_stages() if other.folder.partition('/')[0] == part]
+    same_part = stages_of(stage.part)
     place = same_part.index(stage)
     return same_part[place - 1] if place else None
 

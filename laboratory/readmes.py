@@ -1,8 +1,9 @@
 """Writes what the READMEs show of the code: the diffs between stages, the tables of behaviours."""
 import difflib
-import re
+import sys
 
-from common import experiments, stages, wsgi_experiments
+from common import stages
+from laboratory import matrix
 
 DIFF_HEADING = '## Diff to the stage before\n'
 
@@ -14,18 +15,21 @@ def diff(stage):
     return '\n'.join(difflib.unified_diff(*texts, before.server, stage.server, lineterm=''))
 
 
-def table(part, columns):
+def table(part, outcomes):
     """A table of behaviours in Markdown: a row for each stage, a column for each experiment."""
-    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in columns)]]
+    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in matrix.COLUMNS[part])]]
     rows.append(['---'] * len(rows[0]))
-    for name, outcomes in stages.expected(part).items():
-        cells = [outcomes[column.__name__].replace('bug', '**bug**') for column in columns]
+    for name, row in outcomes.items():
+        cells = [row[column.__name__].replace('bug', '**bug**') for column in matrix.COLUMNS[part]]
         rows.append([name.removeprefix(f'{part}-'), *cells])
     return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
 
 
-def fresh_texts():
-    """{path: text as it should be} for every README that shows something of the code."""
+def fresh_texts(outcomes):
+    """{path: text as it should be} for every README that shows something of the code.
+
+    outcomes: what to write into the tables, in the form that matrix.measured() returns.
+    """
     texts = {}
     for stage in filter(stages.stage_before, stages.all_stages()):
         path = stages.ROOT / stage.folder / 'README.md'
@@ -33,13 +37,16 @@ def fresh_texts():
         texts[path] = f'{story}{DIFF_HEADING}\n```diff\n{diff(stage)}\n```\n'
     path = stages.ROOT / 'README.md'
     text = path.read_text()
-    for part, columns in ('part3', experiments.PART3), ('part2', wsgi_experiments.PART2):
-        heading = part.replace('part', 'part ')
-        text = re.sub(rf'^\| {heading} \|.*\n(\|.*\n)*', table(part, columns), text, flags=re.MULTILINE)
+    for part in outcomes:
+        before, begin, rest = text.partition(f'<!-- measured: {part} -->\n')
+        _, end, after = rest.partition('<!-- end -->\n')
+        if not end:
+            sys.exit(f'README.md has no place for the table of {part}')
+        text = before + begin + table(part, outcomes[part]) + end + after
     texts[path] = text
     return texts
 
 
 if __name__ == '__main__':
-    for path, text in fresh_texts().items():
+    for path, text in fresh_texts(matrix.measured()).items():
         path.write_text(text)

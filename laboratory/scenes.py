@@ -1,0 +1,101 @@
+"""One bug as a short scene: a prediction, the stage that has it, the stage that cures it, the diff."""
+import argparse
+import os
+from typing import NamedTuple
+
+from rich.text import Text
+
+from common import experiments, stages
+from common.process import stage_server
+from laboratory import readmes, views
+from laboratory.terminal import console, run
+
+
+class Scene(NamedTuple):
+    question: str  # to be asked before
+    experiment: object
+    view: str  # of the kernel: 'processes', 'connections' or 'output'
+    stage: str  # that cures it; the one before has the bug
+
+
+SCENES = {
+    'silent-client': Scene(
+        'One client is connected and says nothing. Is the next one answered?',
+        experiments.silent_client, 'connections', 'part3-v1.1-fd-leak'),
+    'fd-leak': Scene(
+        '24 clients come and go. How many descriptors more has the server open then?',
+        experiments.descriptors, 'connections', 'part3-v1.1'),
+    'zombie': Scene(
+        'A child has answered its client and ended. What does ps show of it?',
+        experiments.one_child, 'processes', 'part3-v1.2'),
+    'eintr': Scene(
+        'A signal interrupts accept(), with the accept() of Python 2. Does the server live on?',
+        experiments.eintr, 'output', 'part3-v1.3'),
+    'lost-signal': Scene(
+        '24 children end at once. How many zombies stay?',
+        experiments.children_at_once, 'processes', 'part3-final'),
+    'stopped-child': Scene(
+        'A child is stopped, not ended. Is the next client answered?',
+        experiments.stopped_child, 'processes', 'part3-final'),
+}
+
+
+def predict(question):
+    """Ask the reader on a terminal; return the answer, '' for none."""
+    console.print(question, style='bold')
+    if not console.is_terminal or not os.isatty(0) or os.environ.get('GUESS') == 'no':
+        return ''
+    return console.input('Your prediction (Enter skips): ').strip()
+
+
+def last_output(server, most=6):
+    """The last lines that a server printed; the error that ended it is marked."""
+    text = Text()
+    for line in server.output().rstrip().splitlines()[-most:]:
+        error = line.startswith('InterruptedError')
+        text.append(f'{line}  <-- EINTR\n' if error else f'{line}\n', 'bold red' if error else '')
+    text.rstrip()
+    return text
+
+
+def play(scene, stage):
+    """Run the experiment on a stage, showing what the kernel sees; return the Verdict."""
+    console.rule(f'{stage.name}: {stage.summary}', style='dim', align='left')
+    pep475 = getattr(scene.experiment, 'pep475', 'on')
+    with stage_server(stage, pep475=pep475) as server, console.status('waiting for the server') as status:
+        def show(moment):
+            console.print(f'\n{moment}:\n')
+            console.print({
+                'processes': lambda: views.processes(server.pid),
+                'connections': lambda: views.connections(server.port),
+                'output': lambda: last_output(server),
+            }[scene.view]())
+            status.update('waiting for what comes next')
+        verdict = scene.experiment(server.pid, server.port, show)
+    style = 'red' if verdict.outcome == experiments.BUG else 'green'
+    console.print(f'\n[bold {style}]{verdict.outcome}[/]: {verdict.evidence}\n')
+    return verdict
+
+
+def tell(scene):
+    """The whole of a scene."""
+    cured = stages.find_stage(scene.stage)
+    prediction = predict(scene.question)
+    console.print()
+    verdict = play(scene, stages.stage_before(cured))
+    if prediction:
+        console.print(f'You predicted: {prediction}. What happened: {verdict.evidence}.\n', markup=False)
+    play(scene, cured)
+    console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
+    for line in readmes.diff(cured).splitlines():
+        console.print(Text(line, {'+': 'green', '-': 'red', '@': 'cyan'}.get(line[:1], '')), soft_wrap=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(prog='make bug-', description=__doc__)
+    parser.add_argument('name', choices=SCENES)
+    tell(SCENES[parser.parse_args().name])
+
+
+if __name__ == '__main__':
+    run(main)

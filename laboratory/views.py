@@ -1,0 +1,58 @@
+"""Tables of what the kernel says, in the way of ps and netstat."""
+from collections import Counter
+
+import psutil
+from rich.table import Table
+
+from common import kernel
+
+MEANING = {
+    'zombie': 'ended, not waited for',
+    'stopped': 'stopped, not ended',
+    'CLOSE_WAIT': 'not closed on this side',
+    'FIN_WAIT2': 'closed on this side alone',
+}
+
+
+def table(*columns):
+    """A table without lines; a last column is for what is worth a mark."""
+    return Table(*columns, '', box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style='dim')
+
+
+def add_row(rows, *cells, mark=None):
+    rows.add_row(*map(str, cells), f'<-- {mark}' if mark else '', style='bold red' if mark else None)
+
+
+def processes(pid, most=3):
+    """The server and its children (the first of them) as ps shows them."""
+    rows = table('PID', 'PPID', 'STATE', 'FDS', 'COMMAND')
+    children = sorted(kernel.children(pid))
+    for shown in [pid, *children[:most]]:
+        process = kernel.seen(lambda p=shown: psutil.Process(p), None)
+        if process:
+            state = kernel.status(shown)
+            descriptors = '' if state == 'zombie' else kernel.seen(process.num_fds, '')
+            known = kernel.seen(process.ppid, ''), state, descriptors, kernel.seen(process.name, '')
+            add_row(rows, shown, *known, mark=MEANING.get(state))
+    if len(children) > most:
+        dead = len(kernel.zombies(pid))
+        add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
+    return rows
+
+
+def connections(port, most=4):
+    """The connections to a port (the first of them) as netstat shows them, from both ends."""
+    rows = table('LOCAL', 'FOREIGN', 'STATE', 'OF')
+    found = sorted(kernel.connections(port), key=lambda end: (end[0].laddr.port != port, end[0].raddr))
+    for socket, pid in found[:most]:
+        side = 'server' if socket.laddr.port == port else 'client'
+        mark = MEANING.get(socket.status)
+        if side == 'server' and pid is None and socket.status == 'ESTABLISHED':
+            mark = 'in the backlog, not accepted'
+        add_row(rows, f':{socket.laddr.port}', f':{socket.raddr.port}', socket.status, side, mark=mark)
+    if not found:
+        add_row(rows, '(none)', '', '', '')
+    if len(found) > most:
+        states = Counter(socket.status for socket, _ in found)
+        add_row(rows, '...', '', '', '', mark=', '.join(f'{n} {state}' for state, n in states.items()))
+    return rows
