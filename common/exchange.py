@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from common import kernel
 
-MOST = 100_000_000  # bytes of a reply that are read
+MOST = 30_000_000  # bytes of a reply that are read
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 
 

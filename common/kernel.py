@@ -4,7 +4,7 @@ import time
 
 import psutil
 
-LOOK_EVERY = 0.01  # seconds
+LOOK_EVERY = 0.02  # seconds
 REST = 0.3  # seconds without activity, after which nothing more is awaited
 LIMIT = 20  # seconds that any wait takes at the most
 AT_REST = ['sleeping', 'idle', 'stopped'] + ['running'] * (sys.platform == 'darwin')  # see activity()

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from common import kernel
 from common.stages import ROOT, python_path
 
+GUARD_EVERY = 0.05  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 
@@ -70,7 +71,7 @@ class ServerProcess:
 
     def guard(self):
         """Kill it when it breaks its bounds."""
-        while not self.stopped.wait(kernel.LOOK_EVERY):
+        while not self.stopped.wait(GUARD_EVERY):
             if len(self.processes()) > self.bounds.processes:
                 self.broken = f'started more than {self.bounds.processes} processes'
             elif time.monotonic() > self.bounds.deadline:

@@ -101,7 +101,7 @@ def binary(environ, start_response):
 
 def large(environ, start_response):
     start_response('200 OK', TEXT)
-    return (b'x' * 65536 for _ in range(1000))
+    return (b'x' * 65536 for _ in range(300))
 
 
 def raise_before_headers(environ, start_response):
