@@ -36,7 +36,7 @@ def measured():
 
 def table(part, outcomes):
     """The stages of a part as columns, its questions as rows."""
-    heads = [name.removeprefix(f'{part}-').replace('-', '-\n') for name in outcomes]
+    heads = [name.removeprefix(f'{part}-').replace('-', '-\n', 1) for name in outcomes]
     rows = Table(part.replace('part', 'part '), *heads, show_lines=True)
     for experiment in COLUMNS[part]:
         cells = [row[experiment.__name__] for row in outcomes.values()]
