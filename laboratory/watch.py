@@ -118,8 +118,11 @@ def main():
     parser = argparse.ArgumentParser(prog='make watch', description=__doc__)
     parser.add_argument('--port', type=int, default=os.environ.get('PORT', '8888'))
     args = parser.parse_args()
-    with keys() as pressed:
-        watch(args.port, pressed)
+    try:
+        with keys() as pressed:
+            watch(args.port, pressed)
+    except KeyboardInterrupt:
+        pass  # Ctrl-C is a way to end this, as q is
 
 
 if __name__ == '__main__':
