@@ -1,6 +1,5 @@
 """The commands that show: scenes, watch, trace, matrix, pictures."""
 import os
-import pty
 import re
 import select
 import signal
@@ -32,17 +31,25 @@ def run_command(module, *arguments, **env):
                           stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+# the keys of a terminal become signals for the session that it controls alone, see tty_ioctl(4)
+TAKE_THE_TERMINAL = '''
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+'''
+
+
 class Terminal:
     """A command on a terminal of its own, 80 columns wide: keys go in, a screen comes out."""
 
     def __init__(self, module, *arguments, **env):
-        self.pid, self.descriptor = pty.fork()
-        if self.pid == 0:
-            os.chdir(ROOT)
-            size = {'COLUMNS': '80', 'LINES': '24', 'TERM': 'xterm'}
-            os.execve(sys.executable, [sys.executable, '-m', f'laboratory.{module}', *arguments],
-                      {**os.environ, **size, **env})
-        self.shown = ''
+        self.descriptor, its_own = os.openpty()
+        command = [sys.executable, '-c', TAKE_THE_TERMINAL, '-m', f'laboratory.{module}', *arguments]
+        size = {'COLUMNS': '80', 'LINES': '24', 'TERM': 'xterm'}
+        self.popen = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **size, **env},
+                                      stdin=its_own, stdout=its_own, stderr=its_own, start_new_session=True)
+        os.close(its_own)
+        self.pid, self.shown = self.popen.pid, ''
 
     def wait_for(self, text, seconds=kernel.LIMIT):
         """Read until the text is shown; colours are left out."""
@@ -62,13 +69,13 @@ class Terminal:
 
     def end(self):
         """The exit status; reads on, so that the command can write."""
-        while kernel.status(self.pid) not in ('zombie', 'gone'):
+        while self.popen.poll() is None:
             if select.select([self.descriptor], [], [], 0.1)[0]:
                 try:
                     os.read(self.descriptor, 65536)
                 except OSError:
                     pass
-        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+        return self.popen.returncode
 
 
 @pytest.fixture
@@ -82,8 +89,8 @@ def terminal():
 
     yield start
     for each in terminals:
-        kernel.seen(lambda pid=each.pid: os.kill(pid, signal.SIGTERM), None)  # so that it cleans up
-        kernel.seen(each.end, None)
+        each.popen.terminate()  # so that it cleans up
+        each.end()
         os.close(each.descriptor)
 
 
