@@ -13,6 +13,7 @@ from rich.table import Table
 from common import kernel, stages
 from common.exchange import exchange
 from common.process import ServerProcess
+from common.run import check_address
 from common.stages import python_path
 from laboratory.grade import free_port
 from laboratory.terminal import console, run
@@ -33,6 +34,8 @@ class Timeline:
 
     def add(self, line):
         pid, _, text = line.partition(' ')
+        if not pid.isdigit():
+            return
         pid, text = int(pid), text.strip()
         if self.server is None:
             if match := re.match(r'listen\((\d+)', text):
@@ -109,10 +112,11 @@ def trace(command, env, request, retries):
     with tempfile.NamedTemporaryFile('r') as log:
         strace = ['strace', '-f', '-q', '-o', log.name, '-e', f'trace={CALLS}', '-e', 'signal=SIGCHLD']
         with ServerProcess([*strace, *command], env=env) as server:
-            kernel.let_rest(server.pid)
             if request:
-                exchange(server.pid, server.port)
-                kernel.let_rest(server.pid)
+                with console.status('sending one request, and waiting until all is at rest'):
+                    kernel.let_rest(server.pid)
+                    exchange(server.pid, server.port)
+                    kernel.let_rest(server.pid)
             else:
                 console.print(f'Send requests to port {server.port}; Ctrl-C shows what happened.')
                 try:
@@ -135,7 +139,10 @@ def main():
     if not (args.stage or args.server):
         parser.error("name a server: make trace SERVER='python3 my_server.py'")
     pep475 = os.environ.get('PEP475', 'on')
-    port = os.environ.get('PORT', '8888') if args.request == 'no' else str(free_port())
+    port = str(free_port())
+    if args.request == 'no':
+        port = os.environ.get('PORT', '8888')
+        check_address('127.0.0.1', port)
     env = {'PYTHONPATH': python_path(pep475), 'PORT': port}
     if args.stage:
         stage = stages.find_stage(args.stage)

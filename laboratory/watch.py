@@ -17,6 +17,7 @@ from rich.live import Live
 from rich.text import Text
 
 from common import kernel
+from common.client import between
 from laboratory import views
 from laboratory.terminal import console, run
 
@@ -116,7 +117,7 @@ def watch(port, pressed):
 
 def main():
     parser = argparse.ArgumentParser(prog='make watch', description=__doc__)
-    parser.add_argument('--port', type=int, default=os.environ.get('PORT', '8888'))
+    parser.add_argument('--port', type=between(1, 65535), default=os.environ.get('PORT', '8888'))
     args = parser.parse_args()
     try:
         with keys() as pressed:

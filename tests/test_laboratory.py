@@ -232,6 +232,8 @@ def test_a_trace_waits_for_the_requests_of_the_reader(tool, serve, terminal):
 @pytest.mark.parametrize(('env', 'told'), [
     ({'PATH': '/nowhere', 'SERVER': 'x'}, 'This needs Linux and strace'),
     ({'SERVER': ''}, "name a server: make trace SERVER='python3 my_server.py'"),
+    ({'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is no port'),
+    ({'SERVER': 'nosuch'}, 'nosuch: not found'),
 ])
 def test_a_trace_that_cannot_be_is_told(env, told):
     run = run_command('trace', **env)
