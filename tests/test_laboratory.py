@@ -14,6 +14,7 @@ from common import kernel, stages
 from common.exchange import connect, exchange
 from common.stages import ROOT
 from laboratory import scenes
+from laboratory.grade import free_port
 
 SCENES = {  # what is marked on the screen, and the verdict
     'silent-client': ('<-- in the backlog, not accepted', 'a second client waits for as long as the first'),
@@ -166,9 +167,8 @@ def test_watch_shows_what_happens_to_the_server(serve, terminal):
 
 
 @pytest.mark.parametrize('key', ['q', '\x03'])
-def test_watch_waits_for_a_server_and_ends_with_a_key(serve, terminal, key):
-    server = serve('part3-final')
-    port, _ = server.port, server.stop()
+def test_watch_waits_for_a_server_and_ends_with_a_key(terminal, key):
+    port = free_port()
     watch = terminal('watch', '--port', str(port))
     watch.wait_for(f'Nothing listens on port {port} yet')
     watch.press(key)
@@ -218,9 +218,9 @@ def test_a_server_of_ones_own_is_traced(tool):
     assert 'close(4) the last copy: FIN' in run.stdout
 
 
-def test_a_trace_waits_for_the_requests_of_the_reader(tool, serve, terminal):
+def test_a_trace_waits_for_the_requests_of_the_reader(tool, terminal):
     tool('strace')
-    port = serve('part3-final').port + 1
+    port = free_port()
     trace = terminal('trace', 'part3-v1.3', REQUEST='no', PORT=str(port))
     trace.wait_for(f'Send requests to port {port}; Ctrl-C shows what happened.')
     exchange(trace.pid, port)
