@@ -118,11 +118,11 @@ def trace(command, env, request, retries):
                     exchange(server.pid, server.port)
                     kernel.let_rest(server.pid)
             else:
+                enough = {signal.SIGINT, signal.SIGTERM}
+                signal.pthread_sigmask(signal.SIG_BLOCK, enough)  # until sigwait(), which cannot miss one
                 console.print(f'Send requests to port {server.port}; Ctrl-C shows what happened.')
-                try:
-                    signal.pause()
-                except KeyboardInterrupt:
-                    print()
+                signal.sigwait(enough)
+                print()
             timeline = Timeline(retries)
             for line in log:
                 timeline.add(line)
