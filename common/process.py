@@ -56,7 +56,8 @@ class ServerProcess:
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             if self.bounds:
-                threading.Thread(target=self.guard, daemon=True).start()
+                self.guarding = threading.Thread(target=self.guard, daemon=True)
+                self.guarding.start()
             self.pid, self.port = self.wait_for(lambda: kernel.listener(self.processes()), 'listen')
         except BaseException:
             self.stop()
@@ -132,8 +133,10 @@ class ServerProcess:
         kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
-        if self.bounds and sys.platform == 'linux':
-            ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
+        if self.bounds:
+            self.guarding.join()  # or it would take the next server's processes for orphans of this one
+            if sys.platform == 'linux':
+                ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
 
 def complaint(what, output):

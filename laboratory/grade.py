@@ -30,7 +30,7 @@ PROCESSES = 100  # at the same time; the experiments need 25
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
     'ulimit -f 20000',  # blocks of 512 bytes, in each file that it writes
-    '{ echo 5 > /proc/self/autogroup; } 2>/dev/null',  # nicer than we are, see sched(7): a fork bomb
+    '{ echo 5 > /proc/self/autogroup; } 2>/dev/null',  # so that a fork bomb does not starve us, see sched(7)
 ])
 
 
