@@ -34,7 +34,7 @@ def answer(server):
 def tcp_states(port):
     """The states of the connections to the server: (on its side, on the client's side)."""
     lines = subprocess.check_output(['ss', '-tanH', f'( sport = :{port} or dport = :{port} )'], text=True)
-    rows = [line.split() for line in lines.splitlines() if not line.startswith('LISTEN')]
+    rows = [line.split() for line in lines.splitlines() if not line.startswith(('LISTEN', 'TIME-WAIT'))]
     sides = {row[3].endswith(f':{port}'): row[0] for row in rows}
     return sides.get(True), sides.get(False)
 
