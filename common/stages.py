@@ -1,4 +1,4 @@
-"""The list of stages: where each one is, what comes before it, and how it is expected to behave."""
+"""The list of stages: where each one is, and what comes before it."""
 import ast
 import os
 import re
@@ -7,26 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parent.parent
-
-# Each column is an experiment in common/experiments.py, each row a stage.
-PART3 = """
-stage         silent_client  end_of_reply  descriptors  one_child  eintr       children_at_once  stopped_child
-v1.0          bug            holds         holds        no child   no handler  no child          no child
-v1.1-fd-leak  holds          bug           bug          bug        no handler  bug               holds
-v1.1          holds          holds         holds        bug        no handler  bug               holds
-v1.2          holds          holds         holds        holds      bug         bug               bug
-v1.3          holds          holds         holds        holds      holds       bug               bug
-final         holds          holds         holds        holds      holds       holds             holds
-"""
-
-# The same for part 2, with common/wsgi_experiments.py.
-PART2 = """
-stage  hello  environ  whole_request  whole_response  validator  binary_body  bad_requests
-v1.0   holds  bug      bug            bug             bug        holds        bug
-v1.1   holds  holds    holds          bug             bug        holds        bug
-v1.2   holds  holds    holds          holds           holds      holds        bug
-final  holds  holds    holds          holds           holds      holds        holds
-"""
 
 
 class Stage(NamedTuple):
@@ -86,13 +66,6 @@ def stage_before(stage):
     same_part = stages_of(stage.part)
     place = same_part.index(stage)
     return same_part[place - 1] if place else None
-
-
-def expected(part):
-    """Read a table above: {stage name: {experiment: 'holds', 'bug' or why it does not apply}}."""
-    table = {'part2': PART2, 'part3': PART3}[part]
-    header, *rows = [re.split(r'  +', line) for line in table.strip().splitlines()]
-    return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 
 if __name__ == '__main__':

@@ -1,14 +1,18 @@
-"""Tests a server of your own with every experiment, and says which stage it behaves like.
+"""make grade SERVER='python3 my_server.py': tests a server of your own, in any language, with every experiment.
 
-The command is run by a shell, with PORT in its environment; {port} in it is replaced too. The exit
-status is 0 when the stage is reached, 1 when it is not, 2 when the server could not be tested.
+The command is run by a shell, with the port to listen on in PORT; a {port} in it is replaced too.
+
+    PART=2            tests a WSGI server, which gets an application as module:callable behind the
+                      command, or where {app} stands in it; python3 is one that has the frameworks
+    STAGE=part3-v1.1  asks only for what that stage can do
+    WATCH=1           tests again whenever a file that the command names changes
+
+The exit status is 0 when all that is asked for holds, 1 when it does not, 2 when the server could
+not be tested. (make turns each but 0 into its own 2.)
 """
-import argparse
 import os
-import random
 import re
 import shlex
-import socket
 import sys
 import time
 from functools import partial
@@ -16,16 +20,16 @@ from functools import partial
 from rich.padding import Padding
 from rich.text import Text
 
-from common import stages
-from common.exchange import exchange
-from common.experiments import BUG, ENDED, eintr, measure
-from common.process import Bounds, ServerFailed, ServerProcess
-from common.stages import python_path
-from laboratory.hints import HINTS
-from laboratory.matrix import COLUMNS, STYLES
-from laboratory.terminal import console, run
+from common import settings, stages
+from laboratory.experiments.hints import HINTS
+from laboratory.experiments.tables import EXPERIMENTS, expected
+from laboratory.experiments.verdicts import BUG, ENDED, ERROR, HOLDS, NO_ANSWER, measure
+from laboratory.instruments.client import ask, connect
+from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
+from laboratory.instruments.terminal import STYLES, console, run
 
-SECONDS = 50  # for the whole of it
+SECONDS = 60  # for each question; more for a slow server
+SLOWEST = 5  # seconds that a reply may take
 PROCESSES = 100  # at the same time; the experiments need 25
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
@@ -34,126 +38,146 @@ LIMITS = '; '.join([
 ])
 
 
-def free_port():
-    """A port below those that kernels give to clients: nobody else takes it by chance."""
-    while True:
-        with socket.socket() as probe:
-            try:
-                probe.bind(('127.0.0.1', random.randrange(10_000, 32_000)))
-            except OSError:
-                continue
-            return probe.getsockname()[1]
-
-
-def own_server(command, deadline, app=None, pep475='on'):
+def own_server(command, app=None, pep475='on', pace=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
-    command = f'{LIMITS}; {command.replace("{port}", port)} {app or ""}'
-    env = {'PORT': port, 'PYTHONPATH': python_path(pep475)}
+    command = command.replace('{port}', port)
+    if app:
+        command = command.replace('{app}', app) if '{app}' in command else f'{command} {app}'
+    if pep475 == 'off':  # -I and -E would keep the accept() of Python 2 out; -s does not
+        command = re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
+    env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    return ServerProcess(['sh', '-c', command], env=env, bounds=Bounds(PROCESSES, deadline))
+    bounds = Bounds(PROCESSES, SECONDS + 50 * pace)
+    return ServerProcess(['sh', '-c', f'{LIMITS}; {command}'], env=env, bounds=bounds, pace=pace)
 
 
-def try_out(server):
-    """Be one client; a server that does not answer is broken."""
-    try:
-        reply, _ = exchange(server.pid, server.port)
-    except OSError as error:
-        reply = b''
-        server.broken = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
-    if not reply:
-        server.broken = server.broken or 'did not answer a request'
+def try_out(start, app):
+    """Be the first client; return the seconds that the reply took. A server that does not answer is broken."""
+    with start(app, pace=SLOWEST / 3) as server:
+        try:
+            with connect(server) as client:
+                began = time.monotonic()
+                if ask(client, server):
+                    return time.monotonic() - began
+            server.broken = 'did not answer a request'
+        except OSError as error:
+            server.broken = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
 
 
-def required(stage):
-    """The experiments that find no bug in this stage and in all after it."""
-    rows = stages.expected(stage.part)
-    later = list(rows)[list(rows).index(stage.name):]
-    return [experiment for experiment in COLUMNS[stage.part]
-            if all(rows[name][experiment.__name__] != BUG for name in later)]
+def asked_for(stage):
+    """The experiments that hold in this stage."""
+    row = expected(stage.part)[stage.name]
+    return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == HOLDS]
 
 
-def status_line(stage):
-    """What a stage's page says of it: 'gives descriptors back; leaves zombies'."""
-    page = (stages.ROOT / stage.folder / 'README.md').read_text()
-    return re.search(r'^\*\*Status: (.*?)\.?\*\*$', page, re.MULTILINE)[1]
+def cure(experiment, part):
+    """The stage from which on that experiment finds no bug."""
+    bad = [stage for stage in part if expected(stage.part)[stage.name][experiment.__name__] == BUG]
+    return part[part.index(bad[-1]) + 1]
+
+
+def nearest(bugs, part):
+    """The stage whose bugs are most nearly those."""
+    def difference(stage):
+        row = expected(stage.part)[stage.name]
+        return len(bugs ^ {name for name in row if row[name] == BUG})
+    return min(part, key=difference)
 
 
 def report(experiment, verdict, part):
     """Print a verdict and, for a bug, how to see and how to cure it."""
+    def tell(text, style=''):
+        console.print(Padding(Text(text, style), (0, 0, 0, 11)), soft_wrap=False)
     console.print(f'[{STYLES.get(verdict.outcome, "dim")}]{verdict.outcome:<10}[/] {experiment.__doc__}')
-    console.print(Padding(Text(verdict.evidence, 'dim'), (0, 0, 0, 11)))
+    tell(verdict.evidence, 'dim')
     if verdict.outcome == BUG:
         hint = HINTS[experiment.__name__]
-        cure = next(stage for stage in part if experiment in required(stage))
         console.print(f'           type: {hint.command}', markup=False, soft_wrap=True)
-        console.print(Padding(Text(hint.look), (0, 0, 0, 11)))
-        console.print(f'           cure: make diff-{cure.name}')
+        tell(hint.look)
+        tell(f'cure: make diff-{cure(experiment, part).name}')
+
+
+def summary(verdicts, part, goal):
+    """Print what was measured, and which stage is like that."""
+    outcomes = {experiment.__name__: verdict.outcome for experiment, verdict in verdicts.items()}
+    bugs = {name for name, outcome in outcomes.items() if outcome == BUG}
+    stopped = [(experiment, verdict) for experiment, verdict in verdicts.items()
+               if verdict.outcome in (ENDED, ERROR, NO_ANSWER)]
+    if stopped and not ('eintr' in bugs and all('EINTR' in verdict.evidence for _, verdict in stopped)):
+        experiment, verdict = stopped[0]
+        console.print(f'\n[bold]Yours behaves like no stage[/]: asked whether it {experiment.__doc__}: {verdict.evidence}.')
+        print(*([' It printed:', *verdict.printed] if verdict.printed else [' It printed nothing.']), sep='\n')
+        console.print('Mend that first, and grade it again.')
+        return
+    like = nearest(bugs, part)
+    row = expected(like.part)[like.name]
+    same = all(outcomes[name] == row[name] for name in outcomes)
+    words = '; '.join(HINTS[name].bug for name in outcomes if name in bugs) or 'no bug was found'
+    if same and like == goal:
+        console.print(f'\n[bold]Yours behaves like {like.name}[/]: {words}.')
+    else:
+        console.print(f'\n[bold]Yours: {words}.[/]')
+    return
 
 
 def grade(command, goal):
-    """Run the experiments that the goal, a stage, asks for; return whether none finds a bug."""
-    deadline = time.monotonic() + SECONDS
-    start = partial(own_server, command, deadline)
+    """Run the experiments that the goal, a stage, asks for; return whether all of them hold."""
+    start = partial(own_server, command)
     part = stages.stages_of(goal.part)
-    bugs, ended = set(), False
+    verdicts = {}
     with console.status('does it serve?') as status:
-        with start('wsgiapp:app' if goal.part == 'part2' else None) as server:
-            try_out(server)
-        for experiment in required(goal):
+        pace = try_out(start, 'wsgiapp:app' if goal.part == 'part2' else None)
+        for experiment in asked_for(goal):
             status.update(f'{experiment.__doc__}?')
-            verdict = measure(experiment, start)
+            verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))
             report(experiment, verdict, part)
-            ended |= verdict.outcome == ENDED
-            if verdict.outcome == BUG:
-                bugs.add(experiment)
-    if ended and eintr not in bugs:
-        raise ServerFailed('ended while it was tested')
-    reached = [stage for stage in part if not bugs & set(required(stage))]
-    if not reached:
-        console.print(f'\nYours behaves like no stage yet. First: {part[0].name}')
-    else:
-        like = min(reached[-1], goal, key=part.index)
-        console.print(f'\n[bold]Yours behaves like {like.name}[/]: {status_line(like)}.')
-        if like != part[-1]:
-            following = part[part.index(like) + 1]
-            console.print(f'Next: {following.name}, make diff-{following.name}')
-    return not bugs
+    summary(verdicts, part, goal)
+    return not any(verdict.outcome in (BUG, ENDED, ERROR, NO_ANSWER) for verdict in verdicts.values())
 
 
 def changes(command):
     """When each file that the command names was changed."""
-    files = [word for word in shlex.split(command) if os.path.isfile(word)]
+    try:
+        words = shlex.split(command, comments=True)
+    except ValueError:  # the shell will say what is wrong with it
+        words = command.split()
+    files = [word for word in words if os.path.isfile(word)]
     return [(name, os.stat(name).st_mtime_ns) for name in files if os.path.exists(name)]
 
 
+def named_goal():
+    """The stage that STAGE names, or the last of the PART."""
+    part, name = settings.choice('PART', '3', '2'), os.environ.get('STAGE')
+    if not name:
+        return stages.stages_of(f'part{part}')[-1]
+    goal = stages.find_stage(name)
+    if goal.part not in EXPERIMENTS:
+        sys.exit(f'STAGE={name}: no experiments are about it; there are some for part 2 and part 3')
+    if os.environ.get('PART') and goal.part != f'part{part}':
+        sys.exit(f'PART={part} STAGE={name}: that stage is one of part {goal.part[-1]}')
+    return goal
+
+
 def main():
-    parser = argparse.ArgumentParser(prog='make grade', description=__doc__)
-    parser.add_argument('--server', default=os.environ.get('SERVER'), help='the command')
-    parser.add_argument('--part', choices=['2', '3'], default=os.environ.get('PART', '3'))
-    parser.add_argument('--stage', default=os.environ.get('STAGE'), help='grade up to this one')
-    parser.add_argument('--watch', action='store_true', default=os.environ.get('WATCH', '') not in ('', '0'),
-                        help='again whenever the file changes')
-    args = parser.parse_args()
-    if not args.server:
-        parser.error("name your server: make grade SERVER='python3 my_server.py'")
-    goals = {stage.name: stage for part in COLUMNS for stage in stages.stages_of(part)}
-    goal = goals.get(args.stage or f'part{args.part}-final')
-    if goal is None:
-        parser.error(f'no such stage, or none with experiments: name one of {", ".join(goals)}')
+    command = os.environ.get('SERVER')
+    if not command:
+        sys.exit("name your server: make grade SERVER='python3 my_server.py'")
+    goal, watch = named_goal(), settings.choice('WATCH', '0', '1') == '1'
     while True:
-        seen = changes(args.server)
+        seen = changes(command)
         try:
-            status = 0 if grade(args.server, goal) else 1
+            status = 0 if grade(command, goal) else 1
         except ServerFailed as failed:
             print(f'Your server could not be tested: it {failed}', file=sys.stderr)
             status = 2
-        if not args.watch:
+        if not watch:
             return status
         with console.status('waiting until the file changes; Ctrl-C ends'):
-            while changes(args.server) == seen:
+            while changes(command) == seen:
                 time.sleep(0.2)
+        console.rule(time.strftime('%H:%M:%S'), style='dim')
 
 
 if __name__ == '__main__':

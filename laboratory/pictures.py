@@ -3,11 +3,12 @@ import argparse
 import io
 import sys
 
-from common import kernel, stages
-from common.exchange import connect, exchange
-from common.process import stage_server
+from common import stages
 from laboratory import matrix, scenes
-from laboratory.terminal import console, run
+from laboratory.experiments import tables
+from laboratory.instruments.client import connect, exchange
+from laboratory.instruments.process import stage_server
+from laboratory.instruments.terminal import console, run
 from laboratory.trace import trace
 from laboratory.watch import Watch
 
@@ -16,8 +17,8 @@ WIDTH, HEIGHT = 80, 24  # characters
 
 
 def show_matrix():
-    for part in matrix.COLUMNS:
-        console.print(matrix.table(part, stages.expected(part)))
+    for part in tables.EXPERIMENTS:
+        console.print(matrix.table(part, tables.expected(part)))
 
 
 def show_bug():
@@ -30,11 +31,11 @@ def show_watch():
         seen = Watch(server.pid, server.port)
         for _ in range(2):
             seen.look()
-            exchange(server.pid, server.port)
-            kernel.let_rest(server.pid)
+            exchange(server)
+            server.let_rest()
         seen.look()
-        with connect(server.port):
-            kernel.let_rest(server.pid)
+        with connect(server):
+            server.let_rest()
             seen.look()
             console.print(seen.screen(HEIGHT))
 

@@ -1,26 +1,19 @@
 """Writes what the READMEs show of the code: the diffs between stages, the tables of behaviours."""
-import difflib
 import sys
 
 from common import stages
-from laboratory import matrix
+from common.diff import step
+from laboratory.experiments import tables
 
 DIFF_HEADING = '## Diff to the stage before\n'
 
 
-def diff(stage):
-    """The diff from the stage before, as text."""
-    before = stages.stage_before(stage)
-    texts = [(stages.ROOT / path).read_text().splitlines() for path in (before.server, stage.server)]
-    return '\n'.join(difflib.unified_diff(*texts, before.server, stage.server, lineterm=''))
-
-
 def table(part, outcomes):
     """A table of behaviours in Markdown: a row for each stage, a column for each experiment."""
-    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in matrix.COLUMNS[part])]]
+    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in tables.EXPERIMENTS[part])]]
     rows.append(['---'] * len(rows[0]))
     for name, row in outcomes.items():
-        cells = [row[column.__name__].replace('bug', '**bug**') for column in matrix.COLUMNS[part]]
+        cells = [row[column.__name__].replace('bug', '**bug**') for column in tables.EXPERIMENTS[part]]
         rows.append([name.removeprefix(f'{part}-'), *cells])
     return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
 
@@ -28,13 +21,14 @@ def table(part, outcomes):
 def fresh_texts(outcomes):
     """{path: text as it should be} for every README that shows something of the code.
 
-    outcomes: what to write into the tables, in the form that matrix.measured() returns.
+    outcomes: what to write into the tables, in the form that tables.measured() returns.
     """
     texts = {}
     for stage in filter(stages.stage_before, stages.all_stages()):
+        diff = '\n'.join(step(stages.stage_before(stage), stage))
         path = stages.ROOT / stage.folder / 'README.md'
         story = path.read_text().partition(DIFF_HEADING)[0]
-        texts[path] = f'{story}{DIFF_HEADING}\n```diff\n{diff(stage)}\n```\n'
+        texts[path] = f'{story}{DIFF_HEADING}\n```diff\n{diff}\n```\n'
     path = stages.ROOT / 'README.md'
     text = path.read_text()
     for part in outcomes:
@@ -48,5 +42,5 @@ def fresh_texts(outcomes):
 
 
 if __name__ == '__main__':
-    for path, text in fresh_texts(matrix.measured()).items():
+    for path, text in fresh_texts(tables.measured()).items():
         path.write_text(text)

@@ -5,10 +5,12 @@ from typing import NamedTuple
 
 from rich.text import Text
 
-from common import experiments, stages
-from common.process import stage_server
-from laboratory import readmes, views
-from laboratory.terminal import console, run
+from common import stages
+from common.diff import coloured, step
+from laboratory.experiments import part3
+from laboratory.instruments import views
+from laboratory.instruments.process import stage_server
+from laboratory.instruments.terminal import console, run
 
 
 class Scene(NamedTuple):
@@ -21,22 +23,22 @@ class Scene(NamedTuple):
 SCENES = {
     'silent-client': Scene(
         'One client is connected and says nothing. Is the next one answered?',
-        experiments.silent_client, 'connections', 'part3-v1.1-fd-leak'),
+        part3.silent_client, 'connections', 'part3-v1.1-fd-leak'),
     'fd-leak': Scene(
         '24 clients come and go. How many descriptors more has the server open then?',
-        experiments.descriptors, 'connections', 'part3-v1.1'),
+        part3.descriptors, 'connections', 'part3-v1.1'),
     'zombie': Scene(
         'A child has answered its client and ended. What does ps show of it?',
-        experiments.one_child, 'processes', 'part3-v1.2'),
+        part3.one_child, 'processes', 'part3-v1.2'),
     'eintr': Scene(
         'A signal interrupts accept(), with the accept() of Python 2. Does the server live on?',
-        experiments.eintr, 'output', 'part3-v1.3'),
+        part3.eintr, 'output', 'part3-v1.3'),
     'lost-signal': Scene(
         '24 children end at once. How many zombies stay?',
-        experiments.children_at_once, 'processes', 'part3-final'),
+        part3.children_at_once, 'processes', 'part3-final'),
     'stopped-child': Scene(
         'A child is stopped, not ended. Is the next client answered?',
-        experiments.stopped_child, 'processes', 'part3-final'),
+        part3.stopped_child, 'processes', 'part3-final'),
 }
 
 
@@ -71,8 +73,8 @@ def play(scene, stage):
                 'output': lambda: last_output(server),
             }[scene.view]())
             status.update('waiting for what comes next')
-        verdict = scene.experiment(server.pid, server.port, show)
-    style = 'red' if verdict.outcome == experiments.BUG else 'green'
+        verdict = scene.experiment(server, show)
+    style = 'red' if verdict.outcome == part3.BUG else 'green'
     console.print(f'\n[bold {style}]{verdict.outcome}[/]: {verdict.evidence}\n')
     return verdict
 
@@ -87,8 +89,7 @@ def tell(scene):
         console.print(f'You predicted: {prediction}. What happened: {verdict.evidence}.\n', markup=False)
     play(scene, cured)
     console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
-    for line in readmes.diff(cured).splitlines():
-        console.print(Text(line, {'+': 'green', '-': 'red', '@': 'cyan'}.get(line[:1], '')), soft_wrap=True)
+    print(*coloured(step(stages.stage_before(cured), cured)), sep='\n', flush=True)
 
 
 def main():

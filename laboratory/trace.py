@@ -10,13 +10,11 @@ from collections import defaultdict
 
 from rich.table import Table
 
-from common import kernel, stages
-from common.exchange import exchange
-from common.process import ServerProcess
-from common.run import check_address
+from common import settings, stages
 from common.stages import python_path
-from laboratory.grade import free_port
-from laboratory.terminal import console, run
+from laboratory.instruments.client import exchange
+from laboratory.instruments.process import ServerProcess, free_port
+from laboratory.instruments.terminal import console, run
 
 CALLS = ('listen,accept,accept4,?fork,?vfork,clone,?clone3,close,read,recvfrom,write,writev,sendto,wait4,'
          'rt_sigreturn,exit_group')
@@ -114,9 +112,9 @@ def trace(command, env, request, retries):
         with ServerProcess([*strace, *command], env=env) as server:
             if request:
                 with console.status('sending one request, and waiting until all is at rest'):
-                    kernel.let_rest(server.pid)
-                    exchange(server.pid, server.port)
-                    kernel.let_rest(server.pid)
+                    server.let_rest()
+                    exchange(server)
+                    server.let_rest()
             else:
                 enough = {signal.SIGINT, signal.SIGTERM}
                 signal.pthread_sigmask(signal.SIG_BLOCK, enough)  # until sigwait(), which cannot miss one
@@ -141,8 +139,7 @@ def main():
     pep475 = os.environ.get('PEP475', 'on')
     port = str(free_port())
     if args.request == 'no':
-        port = os.environ.get('PORT', '8888')
-        check_address('127.0.0.1', port)
+        port = str(settings.free_address()[1])
     env = {'PYTHONPATH': python_path(pep475), 'PORT': port}
     if args.stage:
         stage = stages.find_stage(args.stage)

@@ -2,7 +2,6 @@
 
 It looks through the kernel and never connects. What comes and goes between two looks is not seen.
 """
-import argparse
 import os
 import select
 import sys
@@ -16,10 +15,9 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from common import kernel
-from common.client import between
-from laboratory import views
-from laboratory.terminal import console, run
+from common import settings
+from laboratory.instruments import kernel, views
+from laboratory.instruments.terminal import console, run
 
 EVERY = 0.25  # seconds between two looks at the least
 SHARE = 0.06  # of one core at the most
@@ -48,7 +46,7 @@ class Watch:
         self.states = now
         self.log.extend(f'{time.strftime("%H:%M:%S")} {words}' for words in happened)
         self.zombies.append(list(children.values()).count('zombie'))
-        self.descriptors.append(kernel.descriptors(self.pid))
+        self.descriptors.append(kernel.descriptors([self.pid, *kernel.family(self.pid)]))
         return happened
 
     def events(self, now):
@@ -116,12 +114,9 @@ def watch(port, pressed):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog='make watch', description=__doc__)
-    parser.add_argument('--port', type=between(1, 65535), default=os.environ.get('PORT', '8888'))
-    args = parser.parse_args()
     try:
         with keys() as pressed:
-            watch(args.port, pressed)
+            watch(settings.port(), pressed)
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to end this, as q is
 

@@ -5,8 +5,8 @@ import signal
 
 import pytest
 
-from common.process import stage_server
 from common.stages import find_stage
+from laboratory.instruments.process import stage_server
 
 # what `make test` exports is not for the commands that the tests run
 for name in ('MAKEFLAGS', 'MAKELEVEL', 'MFLAGS', 'HOST', 'PORT', 'PEP475'):

@@ -4,12 +4,11 @@ from functools import partial
 
 import pytest
 
-from common import experiments, wsgi_experiments
-from common.experiments import measure
-from common.process import stage_server
-from common.stages import all_stages, expected, find_stage
+from common.stages import all_stages, find_stage
+from laboratory.experiments.tables import EXPERIMENTS, expected
+from laboratory.experiments.verdicts import measure
+from laboratory.instruments.process import stage_server
 
-EXPERIMENTS = {'part2': wsgi_experiments.PART2, 'part3': experiments.PART3}
 CELLS = [
     pytest.param(stage, experiment, id=f'{stage}-{experiment.__name__}')
     for part in EXPERIMENTS for stage in expected(part) for experiment in EXPERIMENTS[part]

@@ -8,8 +8,8 @@ import sys
 import psutil
 import pytest
 
-from common import kernel
 from common.stages import ROOT
+from laboratory.instruments import kernel
 
 CLIENT = [sys.executable, 'common/client.py']
 

@@ -7,14 +7,14 @@ import sys
 import psutil
 import pytest
 
-from common import kernel
-from common.process import ServerFailed
 from common.stages import ROOT, all_stages, find_stage
 from laboratory import grade
-from laboratory.hints import HINTS
-from laboratory.matrix import COLUMNS
+from laboratory.experiments.hints import HINTS
+from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.instruments import kernel
+from laboratory.instruments.process import ServerFailed
 
-STAGES = [stage.name for stage in all_stages() if stage.part in COLUMNS]
+STAGES = [stage.name for stage in all_stages() if stage.part in EXPERIMENTS]
 SERVERS = 'tests/servers'
 
 
@@ -29,7 +29,7 @@ def run_grade(server, *options):
 
 def verdicts(output):
     """{question: 'holds', 'bug', ...} as they are printed."""
-    questions = [experiment.__doc__ for columns in COLUMNS.values() for experiment in columns]
+    questions = [experiment.__doc__ for columns in EXPERIMENTS.values() for experiment in columns]
     rows = [(line[:10].strip(), line[11:]) for line in output.splitlines()]
     return {question: outcome for outcome, question in rows if question in questions}
 
@@ -61,7 +61,7 @@ def test_a_bug_comes_with_a_command_and_its_cure():
     assert 'cure: make diff-part3-v1.1\n' in output[place:]
 
 
-@pytest.mark.parametrize('experiment', [name.__name__ for columns in COLUMNS.values() for name in columns])
+@pytest.mark.parametrize('experiment', [name.__name__ for columns in EXPERIMENTS.values() for name in columns])
 def test_every_bug_has_a_hint(experiment):
     assert all(HINTS[experiment])
     assert HINTS[experiment].look.startswith('You see ')

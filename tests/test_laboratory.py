@@ -10,11 +10,12 @@ import time
 import psutil
 import pytest
 
-from common import kernel, stages
-from common.exchange import connect, exchange
+from common import stages
 from common.stages import ROOT
 from laboratory import scenes
 from laboratory.grade import free_port
+from laboratory.instruments import kernel
+from laboratory.instruments.client import connect, exchange
 
 SCENES = {  # what is marked on the screen, and the verdict
     'silent-client': ('<-- in the backlog, not accepted', 'a second client waits for as long as the first'),
@@ -46,7 +47,7 @@ class Terminal:
     def __init__(self, module, *arguments, **env):
         self.descriptor, its_own = os.openpty()
         command = [sys.executable, '-c', TAKE_THE_TERMINAL, '-m', f'laboratory.{module}', *arguments]
-        size = {'COLUMNS': '80', 'LINES': '24', 'TERM': 'xterm'}
+        size = {'EXPERIMENTS': '80', 'LINES': '24', 'TERM': 'xterm'}
         self.popen = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **size, **env},
                                       stdin=its_own, stdout=its_own, stderr=its_own, start_new_session=True)
         os.close(its_own)
@@ -151,7 +152,7 @@ def test_watch_shows_what_happens_to_the_server(serve, terminal):
     server = serve('part3-v1.1')
     watch = terminal('watch', '--port', str(server.port))
     watch.wait_for(f'Watching process {server.pid} on port {server.port}')
-    with connect(server.port) as client:
+    with connect(server) as client:
         port = client.getsockname()[1]
         watch.wait_for(f'connection :{port} opened')
         (child,) = kernel.children(server.pid)
@@ -180,7 +181,7 @@ def test_watch_in_a_pipe_prints_what_happened(serve):
     command = [sys.executable, '-m', 'laboratory.watch', '--port', str(server.port)]
     with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
                           stdin=subprocess.DEVNULL) as watch:
-        with connect(server.port):
+        with connect(server):
             assert 'forked' in watch.stdout.readline()
         server.stop()
         assert watch.stdout.read().endswith(f'The server, process {server.pid}, has ended.\n')

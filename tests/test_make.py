@@ -7,10 +7,10 @@ import sys
 import psutil
 import pytest
 
-from common import kernel
-from common.exchange import connect, exchange
-from common.process import ServerProcess
 from common.stages import ROOT, all_stages
+from laboratory.instruments import kernel
+from laboratory.instruments.client import connect, exchange
+from laboratory.instruments.process import ServerProcess
 
 STAGES = [stage.name for stage in all_stages()]
 ENV = {**os.environ, 'PYTHON': sys.executable, 'HOST': '127.0.0.1'}
@@ -33,8 +33,8 @@ def group_is_gone(group):
 @pytest.mark.parametrize('stage', STAGES)
 def test_ctrl_c_ends_a_stage_without_a_traceback_or_a_leftover(stage):
     with ServerProcess(['make', stage], env={'PYTHON': sys.executable}) as server:
-        with connect(server.port), connect(server.port):
-            kernel.let_rest(server.pid)  # a signal just before a system call does not interrupt it
+        with connect(server), connect(server):
+            server.let_rest()  # a signal just before a system call does not interrupt it
             server.interrupt()
         assert 'Traceback' not in server.output()
         assert 'KeyboardInterrupt' not in server.output()
@@ -44,13 +44,13 @@ def test_ctrl_c_ends_a_stage_without_a_traceback_or_a_leftover(stage):
 @pytest.mark.parametrize('stage', STAGES)
 def test_make_serves_a_stage(stage):
     with ServerProcess(['make', stage], env={'PYTHON': sys.executable}) as server:
-        assert b'Hello' in exchange(server.pid, server.port)[0]
+        assert b'Hello' in exchange(server).data
 
 
 def test_make_runs_another_application():
     command = ['make', 'part2-final', 'APP=flaskapp:app']
     with ServerProcess(command, env={'PYTHON': sys.executable}) as server:
-        assert b'Hello world from Flask!' in exchange(server.pid, server.port)[0]
+        assert b'Hello world from Flask!' in exchange(server).data
 
 
 def test_make_runs_a_stage_with_the_accept_of_python_2():

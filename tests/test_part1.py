@@ -4,8 +4,8 @@ import subprocess
 
 import pytest
 
-from common.exchange import connect, exchange, read_reply
-from common.wsgi_experiments import reset_while_asking, reset_while_silent
+from laboratory.experiments.part2 import reset_while_asking, reset_while_silent
+from laboratory.instruments.client import FIN, connect, exchange, read_reply
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
 TLS_CLIENT_HELLO = bytes.fromhex('16030100c4010000c00303') + bytes(range(185))
@@ -20,15 +20,15 @@ TLS_CLIENT_HELLO = bytes.fromhex('16030100c4010000c00303') + bytes(range(185))
 ])
 def test_every_client_gets_the_same_answer(serve, data):
     server = serve('part1')
-    with connect(server.port) as client:
+    with connect(server) as client:
         client.sendall(data)
         client.shutdown(socket.SHUT_WR)
-        assert read_reply(client, server.pid) == (REPLY, True)
+        assert read_reply(client, server)[:2] == (REPLY, FIN)
 
 
 def test_it_prints_what_it_got(serve):
     server = serve('part1')
-    exchange(server.pid, server.port, b'mick \xff')
+    exchange(server, b'mick \xff')
     server.wait_for_output('mick \\xff\n')
     assert server.output() == f'Serving HTTP on port {server.port} ...\nmick \\xff\n'
 
@@ -52,7 +52,7 @@ def test_telnet_shows_the_whole_reply(serve, tool):
 
 def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
     server = serve('part1')
-    with connect(server.port) as client:
+    with connect(server) as client:
         client.sendall(b'GET / HTTP/1.1\r\nCookie: ' + b'x' * 2000 + b'\r\n\r\n')
         server.wait_for_output('xxx')
         with pytest.raises(ConnectionResetError):
@@ -63,6 +63,6 @@ def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
 @pytest.mark.parametrize('hang_up', [reset_while_silent, reset_while_asking])
 def test_a_client_that_resets_does_not_end_it(serve, hang_up):
     server = serve('part1')
-    hang_up(server.pid, server.port)
-    assert exchange(server.pid, server.port) == (REPLY, True)
+    hang_up(server)
+    assert exchange(server)[:2] == (REPLY, FIN)
     assert 'Traceback' not in server.output()

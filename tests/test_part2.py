@@ -6,11 +6,22 @@ import sys
 
 import pytest
 
-from common import kernel, wsgi_experiments
-from common.exchange import connect, exchange, fetch, get, parse, read_reply, readable, request, status_of
-from common.process import ServerProcess, stage_server
 from common.stages import ROOT, Stage, find_stage
-from common.wsgi_experiments import BAD_REQUESTS, survives
+from laboratory.experiments import part2
+from laboratory.experiments.part2 import BAD_REQUESTS, survives
+from laboratory.instruments import kernel
+from laboratory.instruments.client import (
+    FIN,
+    connect,
+    exchange,
+    fetch,
+    get,
+    read_reply,
+    readable,
+    request,
+    status_of,
+)
+from laboratory.instruments.process import ServerProcess, stage_server
 
 STAGES = ['part2-v1.0', 'part2-v1.1', 'part2-v1.2', 'part2-final']
 HELLOS = {
@@ -25,125 +36,125 @@ HELLOS = {
 @pytest.mark.parametrize('stage', STAGES)
 def test_every_stage_runs_every_application_unchanged(serve, stage, app):
     server = serve(stage, app)
-    response = get(server.pid, server.port, '/hello')
-    assert (response.status, response.body) == ('200 OK', HELLOS[app])
+    response = get(server, '/hello')
+    assert (response.status, response.body) == (200, HELLOS[app])
     assert response.values('Content-Type')[0].partition(';')[0] == 'text/plain'
 
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_request_and_response_are_echoed_as_curl_does(serve, stage):
     server = serve(stage, 'wsgiapp:app')
-    get(server.pid, server.port, '/hello')
+    get(server, '/hello')
     server.wait_for_output('> Hello world from a simple WSGI application!\n')
     first, blank, *lines = server.output().splitlines()
     assert (first, blank) == (f'Serving HTTP on port {server.port} ...', '')
-    assert lines[:3] == ['< GET /hello HTTP/1.1', '< Host: localhost', '< ']
-    assert lines[4] == '> HTTP/1.1 200 OK'
+    assert lines[:3] == ['< GET /hello HTTP/1.1', '< Host: localhost', '< Connection: close']
+    assert lines[5] == '> HTTP/1.1 200 OK'
 
 
 @pytest.mark.parametrize('app', list(HELLOS)[1:])
 def test_only_v1_0_takes_the_query_for_a_part_of_the_path(serve, app):
     server = serve('part2-v1.0', app)
-    assert status_of(server.pid, server.port, request('GET', '/hello?x=1')) == '404'
+    assert status_of(server, request('GET', '/hello?x=1')) == 404
     server = serve('part2-v1.1', app)
-    assert status_of(server.pid, server.port, request('GET', '/hello?x=1')) == '200'
+    assert status_of(server, request('GET', '/hello?x=1')) == 200
 
 
 def test_v1_0_ends_at_an_empty_connection_with_an_index_error(serve):
     server = serve('part2-v1.0', 'wsgiapp:app')
-    connect(server.port).close()
+    connect(server).close()
     server.wait_for_output('IndexError')
     assert server.popen.wait(kernel.LIMIT) == 1
 
 
 def test_v1_0_sends_the_date_of_the_article(serve):
     server = serve('part2-v1.0', 'wsgiapp:app')
-    assert get(server.pid, server.port, '/').values('Date') == ['Tue, 31 Mar 2015 12:54:48 GMT']
+    assert get(server, '/').values('Date') == ['Tue, 31 Mar 2015 12:54:48 GMT']
 
 
 @pytest.mark.parametrize('stage', STAGES[1:])
 def test_a_client_that_waits_for_100_continue_is_told_to_go_on(serve, stage):
     server = serve(stage, 'wsgi_probes:app')
     head, body = request('POST', '/body', 'Expect: 100-continue', body=b'later')[:-5], b'later'
-    with connect(server.port) as client:
+    with connect(server) as client:
         client.sendall(head)
         assert client.recv(1024) == b'HTTP/1.1 100 Continue\r\n\r\n'
         client.sendall(body)
-        assert parse(read_reply(client, server.pid)[0]).body == body
+        assert read_reply(client, server).body == body
 
 
 @pytest.mark.parametrize('stage', STAGES[1:])
 def test_a_request_is_read_byte_by_byte(serve, stage):
     server = serve(stage, 'wsgi_probes:app')
-    with connect(server.port) as client:
+    with connect(server) as client:
         client.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for byte in request('POST', '/body', body=b'bit by bit'):
             client.sendall(bytes([byte]))
-        assert parse(read_reply(client, server.pid)[0]).body == b'bit by bit'
+        assert read_reply(client, server).body == b'bit by bit'
 
 
-@pytest.mark.parametrize('rule', wsgi_experiments.RESPONSE_RULES)
+@pytest.mark.parametrize('rule', part2.RESPONSE_RULES)
 def test_v1_1_breaks_each_rule_that_v1_2_keeps(serve, rule):
-    keeps = wsgi_experiments.RESPONSE_RULES[rule]
+    keeps = part2.RESPONSE_RULES[rule]
     server = serve('part2-v1.1', 'wsgi_probes:app')
-    assert not keeps(server.pid, server.port)
+    assert not keeps(server)
     server = serve('part2-v1.2', 'wsgi_probes:app')
-    assert keeps(server.pid, server.port)
+    assert keeps(server)
 
 
 @pytest.mark.parametrize(('data', 'status'), [
     pytest.param(data, status, id=name) for name, data, status in BAD_REQUESTS])
 def test_final_answers_a_bad_request_and_then_the_next_client(serve, data, status):
     server = serve('part2-final', 'wsgi_probes:app')
-    assert status_of(server.pid, server.port, data) == status
-    assert survives(server.pid, server.port)
+    assert status_of(server, data) == status
+    assert survives(server)
 
 
 @pytest.mark.parametrize('method', ['GET', 'HEAD'])
 def test_final_answers_head_as_get_without_the_body(serve, method):
     server = serve('part2-final', 'wsgiapp:app')
-    response = fetch(server.pid, server.port, request(method, '/hello'))
-    assert response.status == '200 OK'
+    response = fetch(server, request(method, '/hello'))
+    assert response.status == 200
     assert response.values('Content-Type') == ['text/plain']
     assert response.body == (HELLOS['wsgiapp:app'] if method == 'GET' else b'')
 
 
 def test_final_ends_the_body_where_the_application_raises(serve):
     server = serve('part2-final', 'wsgi_probes:app')
-    assert get(server.pid, server.port, '/raise-after').body == b'the first bytes'
+    assert get(server, '/raise-after').body == b'the first bytes'
 
 
-@pytest.mark.parametrize('hang_up', wsgi_experiments.RESETS)
+@pytest.mark.parametrize('hang_up', part2.RESETS)
 def test_final_drops_a_client_that_resets_without_a_word(serve, hang_up):
     server = serve('part2-final', 'wsgi_probes:app')
-    hang_up(server.pid, server.port)
-    assert survives(server.pid, server.port)
+    hang_up(server)
+    assert survives(server)
     assert 'Traceback' not in server.output()
 
 
 @pytest.mark.parametrize('path', ['/', '/raise-before', 'mick'])
 def test_final_says_that_it_closes_the_connection_and_does(serve, path):
     server = serve('part2-final', 'wsgi_probes:app')
-    reply, finished = exchange(server.pid, server.port, request('GET', path))
-    assert parse(reply).values('Connection') == ['close']
-    assert finished
+    reply = exchange(server, request('GET', path))
+    assert reply.values('Connection') == ['close']
+    assert reply.end == FIN
 
 
 def test_final_answers_a_client_that_sends_more_than_its_body(serve):
     server = serve('part2-final', 'wsgi_probes:app')
     data = request('POST', '/large', body=b'x') + b'x' * 300_000
-    assert len(fetch(server.pid, server.port, data).body) == 300 * 65536
+    assert len(fetch(server, data).body) == 300 * 65536
 
 
 def test_final_sends_no_content_where_the_status_has_none(serve):
     server = serve('part2-final', 'wsgi_probes:app')
-    response = get(server.pid, server.port, '/no-content')
-    assert (response.status, response.body) == ('204 No Content', b'')
+    response = get(server, '/no-content')
+    assert (response.status, response.body) == (204, b'')
 
 
 def test_final_reports_an_application_that_raises(serve):
     server = serve('part2-final', 'wsgi_probes:app')
-    get(server.pid, server.port, '/raise-before')
+    get(server, '/raise-before')
     assert "KeyError: 'before the headers'" in server.output()
 
 
@@ -154,13 +165,13 @@ def test_final_reports_an_application_that_raises(serve):
 ])
 def test_final_takes_a_request_to_a_proxy_apart(serve, target, path, query):
     server = serve('part2-final', 'wsgi_probes:app')
-    environ = json.loads(get(server.pid, server.port, target).body)
+    environ = json.loads(get(server, target).body)
     assert (environ['HTTP_HOST'], environ['PATH_INFO'], environ['QUERY_STRING']) == ('other:80', path, query)
 
 
 def test_final_does_not_mistake_an_underscore_for_a_hyphen(serve):
     server = serve('part2-final', 'wsgi_probes:app')
-    assert b'HTTP_X_PROBE' not in get(server.pid, server.port, '/', 'X_Probe: one').body
+    assert b'HTTP_X_PROBE' not in get(server, '/', 'X_Probe: one').body
 
 
 @pytest.fixture
@@ -174,26 +185,26 @@ def impatient(tmp_path):
 
 
 def test_final_drops_a_client_that_stays_silent(impatient):
-    with connect(impatient.port) as silent:
+    with connect(impatient) as silent:
         impatient.wait_for(lambda: readable(silent), 'drop a silent client')
         assert silent.recv(1) == b''
-        assert survives(impatient.pid, impatient.port)
+        assert survives(impatient)
 
 
 def test_final_drops_a_client_that_never_reads(impatient):
-    with connect(impatient.port) as deaf:
+    with connect(impatient) as deaf:
         deaf.sendall(request('GET', '/large'))
-        assert survives(impatient.pid, impatient.port)
+        assert survives(impatient)
         assert 'Traceback' not in impatient.output()
 
 
 def test_final_drops_a_client_that_sends_on_after_its_error(impatient):
-    with connect(impatient.port) as client:
+    with connect(impatient) as client:
         client.sendall(b'mick\r\n\r\n')
         with pytest.raises(ConnectionError):
             for _ in range(100_000):
                 client.sendall(b'x' * 65536)
-    assert survives(impatient.pid, impatient.port)
+    assert survives(impatient)
 
 
 @pytest.mark.parametrize(('argument', 'words'), [
@@ -225,4 +236,4 @@ def test_an_application_is_found_in_the_current_folder(tmp_path):
     (tmp_path / 'mine.py').write_text((ROOT / 'part2/apps/wsgiapp.py').read_text())
     server = ROOT / 'part2/v1.0/server.py'
     with ServerProcess(['sh', '-c', f'cd {tmp_path}; exec {sys.executable} {server} mine:app']) as server:
-        assert get(server.pid, server.port, '/').body == HELLOS['wsgiapp:app']
+        assert get(server, '/').body == HELLOS['wsgiapp:app']

@@ -10,12 +10,13 @@ import sys
 import psutil
 import pytest
 
-from common import experiments, kernel
-from common.exchange import REQUEST, ask, connect, exchange, read_reply
-from common.experiments import CHILDREN
-from common.process import SET_CHILD_SUBREAPER, ServerProcess
 from common.stages import ROOT, all_stages
-from common.wsgi_experiments import reset_while_asking, reset_while_silent
+from laboratory.experiments import part3
+from laboratory.experiments.part2 import reset_while_asking, reset_while_silent
+from laboratory.experiments.part3 import CHILDREN
+from laboratory.instruments import kernel
+from laboratory.instruments.client import FIN, REQUEST, ask, connect, exchange, read_reply
+from laboratory.instruments.process import SET_CHILD_SUBREAPER, ServerProcess
 
 STAGES = [stage.name for stage in all_stages() if stage.name.startswith('part3')]
 FORKING = STAGES[1:]
@@ -28,7 +29,7 @@ linux_only = pytest.mark.skipif(sys.platform != 'linux', reason='shown with tool
 
 def answer(server):
     """Be one client from beginning to end; return the reply."""
-    return exchange(server.pid, server.port)[0]
+    return exchange(server).data
 
 
 def tcp_states(port):
@@ -48,7 +49,7 @@ def test_every_stage_greets(serve, stage):
 @pytest.mark.parametrize('stage', STAGES)
 def test_a_client_that_resets_is_survived(serve, stage, hang_up):
     server = serve(stage)
-    hang_up(server.pid, server.port)
+    hang_up(server)
     assert answer(server) == REPLY
     assert 'Traceback' not in server.output()
 
@@ -57,7 +58,7 @@ def test_a_client_that_resets_is_survived(serve, stage, hang_up):
 def test_output_redirected_to_a_file_is_complete(serve, stage):
     server = serve(stage)
     answer(server)
-    kernel.let_rest(server.pid)
+    server.let_rest()
     os.kill(server.pid, signal.SIGKILL)  # so that nothing is flushed on the way out
     first, *rest = server.output().splitlines()
     assert first == f'Serving HTTP on port {server.port} ...'
@@ -66,16 +67,16 @@ def test_output_redirected_to_a_file_is_complete(serve, stage):
 
 def test_v1_0_lets_a_second_client_connect_but_not_be_answered(serve):
     server = serve('part3-v1.0')
-    with connect(server.port), connect(server.port) as second:
+    with connect(server), connect(server) as second:
         assert second.getpeername() == ('127.0.0.1', server.port)
-        assert ask(second, server.pid) == b''
+        assert ask(second, server) == b''
 
 
 @pytest.mark.parametrize('stage', FORKING)
 def test_the_child_is_a_child_of_the_server_and_fork_returned_its_pid(serve, stage):
     server = serve(stage)
-    with connect(server.port), connect(server.port):
-        kernel.wait_until(lambda: len(kernel.children(server.pid)) == 2, server.pid)
+    with connect(server), connect(server):
+        server.wait_until(lambda: len(kernel.children(server.pid)) == 2)
         children = kernel.children(server.pid)
         assert len(children) == 2
         assert {psutil.Process(child).ppid() for child in children} == {server.pid}
@@ -85,16 +86,16 @@ def test_the_child_is_a_child_of_the_server_and_fork_returned_its_pid(serve, sta
 def test_the_leak_keeps_the_connection_established_then_half_closed(serve, tool):
     tool('ss')
     server = serve(LEAKING)
-    with connect(server.port) as client:
-        assert ask(client, server.pid) == REPLY
+    with connect(server) as client:
+        assert ask(client, server) == REPLY
         assert tcp_states(server.port) == ('ESTAB', 'ESTAB')
     half_closed = ('CLOSE-WAIT', 'FIN-WAIT-2')
-    assert kernel.wait_until(lambda: tcp_states(server.port) == half_closed, server.pid)
+    assert server.wait_until(lambda: tcp_states(server.port) == half_closed)
 
 
 def test_the_leak_keeps_one_descriptor_for_each_client(serve):
     server = serve(LEAKING)
-    assert experiments.descriptors(server.pid, server.port).evidence == (
+    assert part3.descriptors(server).evidence == (
         f'{CHILDREN} descriptors more after {CHILDREN} clients, {CHILDREN} of them sockets in CLOSE_WAIT')
 
 
@@ -116,7 +117,7 @@ def test_the_leak_ends_the_server_under_a_limit_of_64_descriptors(serve):
 
 def answer_or_reset(server):
     """Be a client that does not wait for FIN, which the leak never sends."""
-    with connect(server.port) as client:
+    with connect(server) as client:
         client.sendall(REQUEST)
         if not client.recv(1024):
             raise ConnectionError
@@ -135,7 +136,7 @@ def test_v1_1_serves_on_under_the_same_limit(serve):
 def test_so_many_zombies_stay_of_children_that_end_at_once(serve, stage, left):
     server = serve(stage)
     evidence = f'{left} zombies after {CHILDREN} children ended at once'
-    assert experiments.children_at_once(server.pid, server.port).evidence == evidence
+    assert part3.children_at_once(server).evidence == evidence
 
 
 @pytest.mark.parametrize('requests', [1, 5])
@@ -143,26 +144,26 @@ def test_v1_1_leaves_a_zombie_for_every_request(serve, requests):
     server = serve(CURED)
     for _ in range(requests):
         answer(server)
-    kernel.wait_until(lambda: len(kernel.zombies(server.pid)) == requests, server.pid)
-    assert len(kernel.zombies(server.pid)) == len(kernel.children(server.pid)) == requests
+    server.wait_until(lambda: len(kernel.zombies(kernel.children(server.pid))) == requests)
+    assert len(kernel.zombies(kernel.children(server.pid))) == len(kernel.children(server.pid)) == requests
 
 
 def test_kill_9_does_not_rid_of_a_zombie(serve):
     server = serve(CURED)
     answer(server)
-    kernel.wait_until(lambda: kernel.zombies(server.pid), server.pid)
-    (zombie,) = kernel.zombies(server.pid)
+    server.wait_until(lambda: kernel.zombies(kernel.children(server.pid)))
+    (zombie,) = kernel.zombies(kernel.children(server.pid))
     os.kill(zombie, signal.SIGKILL)
-    kernel.let_rest(server.pid)
-    assert kernel.zombies(server.pid) == {zombie}
+    server.let_rest()
+    assert kernel.zombies(kernel.children(server.pid)) == {zombie}
 
 
 @linux_only
 def test_the_zombies_of_a_dead_parent_are_reaped_by_the_one_that_inherits_them(serve):
     server = serve(CURED)
     answer(server)
-    kernel.wait_until(lambda: kernel.zombies(server.pid), server.pid)
-    (zombie,) = kernel.zombies(server.pid)
+    server.wait_until(lambda: kernel.zombies(kernel.children(server.pid)))
+    (zombie,) = kernel.zombies(kernel.children(server.pid))
     ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
     try:
         server.stop()
@@ -191,17 +192,17 @@ def test_zombies_use_up_the_processes_a_user_may_have():
 
 def test_v1_2_as_it_is_survives_the_signal(serve):
     server = serve('part3-v1.2')
-    with connect(server.port) as client:
-        kernel.let_rest(server.pid)
-        assert ask(client, server.pid) == REPLY
+    with connect(server) as client:
+        server.let_rest()
+        assert ask(client, server) == REPLY
     server.wait_for_output('get SIGCHLD from: ')
     assert answer(server) == REPLY
 
 
 def test_v1_2_with_the_accept_of_python_2_ends_with_eintr(serve):
     server = serve('part3-v1.2', pep475='off')
-    with connect(server.port) as client:
-        kernel.let_rest(server.pid)
+    with connect(server) as client:
+        server.let_rest()
         client.sendall(REQUEST)
         assert server.popen.wait(kernel.LIMIT) == 1
     assert server.output().splitlines()[-1] == 'InterruptedError: [Errno 4] Interrupted system call'
@@ -212,9 +213,9 @@ def test_the_kernel_still_interrupts_accept_and_python_calls_it_again(tool, tmp_
     trace = tmp_path / 'trace'
     strace = [tool('strace'), '-o', str(trace), '-e', 'trace=accept4', '-e', 'signal=SIGCHLD']
     with ServerProcess([*strace, sys.executable, 'part3/v1.2/server.py']) as server:
-        with connect(server.port) as client:
-            kernel.let_rest(server.popen.pid)
-            assert ask(client, server.pid) == REPLY
+        with connect(server) as client:
+            server.let_rest()
+            assert ask(client, server) == REPLY
         server.wait_for_output('get SIGCHLD from: ')
         server.wait_for(lambda: trace.read_text().count('accept4(') == 3, 'call accept() again')
     calls = [line.split()[0] for line in trace.read_text().splitlines()]
@@ -227,10 +228,10 @@ def test_every_reaped_child_is_reported(serve, stage):
     server = serve(stage)
     children = []
     for _ in range(3):
-        with connect(server.port) as client:
-            kernel.wait_until(lambda: kernel.children(server.pid), server.pid)
+        with connect(server) as client:
+            server.wait_until(lambda: kernel.children(server.pid))
             children += kernel.children(server.pid)
-            ask(client, server.pid)
+            ask(client, server)
         server.wait_for_output(f'get SIGCHLD from: {children[-1]}\n')
     assert re.findall(r'get SIGCHLD from: (\d+)', server.output()) == [str(child) for child in children]
 
@@ -245,36 +246,36 @@ def test_the_load_of_the_article_128_clients(serve, stage):
     assert run.returncode == 0
     assert answer(server) == REPLY
     assert 'Traceback' not in server.output()
-    kernel.let_rest(server.pid)
+    server.let_rest()
     reaped = set(re.findall(r'get SIGCHLD from: (\d+)', server.output()))
-    assert len(reaped) + len(kernel.zombies(server.pid)) == 129
+    assert len(reaped) + len(kernel.zombies(kernel.children(server.pid))) == 129
     if stage == 'part3-final':
-        assert kernel.zombies(server.pid) == set()
+        assert kernel.zombies(kernel.children(server.pid)) == set()
 
 
 @pytest.mark.parametrize('stage', FORKING)
 def test_a_child_that_outlives_its_parent_does_not_keep_the_port(serve, stage):
     server = serve(stage)
-    with connect(server.port) as client:
-        kernel.wait_until(lambda: kernel.children(server.pid), server.pid)
+    with connect(server) as client:
+        server.wait_until(lambda: kernel.children(server.pid))
         os.kill(server.pid, signal.SIGKILL)
         server.popen.wait(kernel.LIMIT)
         again = [sys.executable, 'part3/final/server.py']
         with ServerProcess(again, env={'PORT': str(server.port)}) as successor:
             assert answer(successor) == REPLY
         client.sendall(REQUEST)
-        assert read_reply(client, os.getpid()) == (REPLY, True)
+        assert read_reply(client, server)[:2] == (REPLY, FIN)
 
 
 def test_a_stopped_child_that_goes_on_ends_v1_3(serve):
     """SIGCONT sends SIGCHLD again: two handlers wait for one child, and the second finds none."""
     server = serve('part3-v1.3')
-    with connect(server.port) as client:
-        kernel.wait_until(lambda: kernel.children(server.pid), server.pid)
+    with connect(server) as client:
+        server.wait_until(lambda: kernel.children(server.pid))
         (child,) = kernel.children(server.pid)
         os.kill(child, signal.SIGSTOP)
-        kernel.let_rest(server.pid)
+        server.let_rest()
         os.kill(child, signal.SIGCONT)
-        kernel.let_rest(server.pid)
+        server.let_rest()
         client.sendall(REQUEST)
         server.wait_for_output('ChildProcessError: [Errno 10] No child processes')

@@ -8,10 +8,10 @@ import pytest
 from sybil import Sybil
 from sybil.parsers.markdown import CodeBlockParser
 
-from common import kernel
-from common.process import ServerFailed, ServerProcess
 from common.stages import ROOT, all_stages, expected, stage_before
 from laboratory import readmes
+from laboratory.instruments import kernel
+from laboratory.instruments.process import ServerFailed, ServerProcess
 
 READMES = [path.relative_to(ROOT).as_posix() for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/**/*.md')]]
 STARTS_A_SERVER = re.compile(r"(make part|python3 part|sh -c 'ulimit)(?!.*PORT=)")

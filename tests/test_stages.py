@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from common.exchange import exchange
-from common.process import ServerProcess, stage_server
 from common.stages import ROOT, all_stages, find_stage, stage_before
+from laboratory.instruments.client import exchange
+from laboratory.instruments.process import ServerProcess, stage_server
 
 STAGES = [stage.name for stage in all_stages()]
 MOST_LINES = {'part2-v1.0': 110, 'part2-v1.1': 145, 'part2-v1.2': 175, 'part2-final': 290}  # 60 of the others
@@ -96,7 +96,7 @@ def test_a_stage_that_is_copied_out_runs_without_a_warning(stage, tmp_path):
     app = ['wsgiapp:app'] if stage.startswith('part2') else []
     command = [sys.executable, '-W', 'error', str(tmp_path / 'server.py'), *app]
     with ServerProcess(command) as server:
-        assert exchange(server.pid, server.port)[0].startswith(b'HTTP/1.1 200 OK\r\n')
+        assert exchange(server).data.startswith(b'HTTP/1.1 200 OK\r\n')
         assert 'Warning' not in server.output()
 
 
@@ -114,4 +114,4 @@ def test_an_application_is_one_short_file(app):
 
 def test_the_accept_of_python_2_returns_what_that_of_python_3_does():
     with stage_server(find_stage('part2-v1.1'), 'wsgi_probes:app', pep475='off') as server:
-        assert b'"REMOTE_ADDR": "127.0.0.1"' in exchange(server.pid, server.port)[0]
+        assert b'"REMOTE_ADDR": "127.0.0.1"' in exchange(server).data

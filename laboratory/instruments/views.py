@@ -4,7 +4,7 @@ from collections import Counter
 import psutil
 from rich.table import Table
 
-from common import kernel
+from laboratory.instruments import kernel
 
 MEANING = {
     'zombie': 'ended, not waited for',
@@ -35,7 +35,7 @@ def processes(pid, most=3):
             known = kernel.seen(process.ppid, ''), state, descriptors, kernel.seen(process.name, '')
             add_row(rows, shown, *known, mark=MEANING.get(state))
     if len(children) > most:
-        dead = len(kernel.zombies(pid))
+        dead = len(kernel.zombies(children))
         add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
     return rows
 

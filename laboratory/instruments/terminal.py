@@ -4,9 +4,10 @@ import sys
 
 from rich.console import Console
 
-from common.process import ServerFailed
+from laboratory.instruments.process import ServerFailed
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
+STYLES = {'bug': 'bold red', 'ended': 'bold red', 'holds': 'green'}  # of outcomes
 
 
 def run(main):

@@ -1,0 +1,36 @@
+"""The variables that make hands to a command (PORT=9000, PEP475=off); what is wrong is told in one line."""
+import errno
+import os
+import re
+import socket
+import sys
+
+
+def choice(name, *values):
+    """The value of a variable, one of those named; the first of them where it is not set."""
+    value = os.environ.get(name) or values[0]
+    if value not in values:
+        sys.exit(f'{name}={value}: say {" or ".join(values)}')
+    return value
+
+
+def port():
+    """PORT as a number; 8888 where it is not set, as in the articles."""
+    value = os.environ.get('PORT') or '8888'
+    if not re.fullmatch('[0-9]{1,5}', value) or int(value) > 65535:
+        sys.exit(f'PORT={value} is not a valid port: a port is a number from 0 to 65535, such as PORT=8888')
+    return int(value)
+
+
+def free_address():
+    """HOST and PORT, once a server can listen there; exits with one line where it cannot."""
+    host, number = os.environ.get('HOST') or '127.0.0.1', port()
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, number))
+        except OSError as error:
+            taken = error.errno == errno.EADDRINUSE
+            reason = 'another server listens there' if taken else error.strerror
+            sys.exit(f'cannot listen on HOST={host} PORT={number}: {reason}. Another port: PORT=9000')
+    return host, number

@@ -1,0 +1,244 @@
+"""The experiments of part 3: what a server does with its clients, sockets and children."""
+import os
+import signal
+
+from laboratory.experiments.verdicts import (
+    BUG,
+    HOLDS,
+    NO_CHILD,
+    NO_HANDLER,
+    NOT_TESTED,
+    NoAnswer,
+    Verdict,
+    shows_eintr,
+    started_with,
+    tell_nobody,
+)
+from laboratory.instruments import kernel
+from laboratory.instruments.client import FIN, REQUEST, RST, ask, connect, exchange, read_reply
+
+CHILDREN = 24  # how many end at once, and how many clients come and go
+A_WHILE = 4  # seconds in which a server that reaps or closes by a timer has done so
+
+
+def clients(server):
+    """How many clients come and go: fewer where each reply takes long."""
+    return min(CHILDREN, max(4, int(6 / server.pace))) if server.pace else CHILDREN
+
+
+def connected(server):
+    """A connection that lasts as long as the server does, or until it is closed."""
+    return server.until_end.enter_context(connect(server))
+
+
+def connect_to_child(server):
+    """Open a connection that says nothing; return it and the child that serves it (or None)."""
+    before = set(server.family())
+    client = connected(server)
+    server.wait_until(lambda: set(server.family()) - before)
+    return client, next(iter(set(server.family()) - before), None)
+
+
+def close_wait(server):
+    """How many of the server's sockets wait to be closed by it: the client has closed."""
+    return sum(socket.status == 'CLOSE_WAIT' for pid in server.processes() for socket in kernel.sockets_of(pid))
+
+
+def answers(server):
+    """Whether one more client is answered."""
+    with connect(server) as client:
+        return bool(ask(client, server))
+
+
+def zombies(server):
+    """The children that have ended and were not waited for, in the whole family."""
+    return kernel.zombies(server.forked)
+
+
+def reaps_later(server):
+    """Whether no zombie is left after a while, or when one more client has come."""
+    before = zombies(server)
+    if kernel.eventually(lambda: not zombies(server) & before, A_WHILE):
+        return True
+    answers(server)
+    return server.wait_until(lambda: not zombies(server) & before)
+
+
+def silent_client(server, tell=tell_nobody):
+    """answers others while one client is silent"""
+    silent, other = connected(server), connected(server)
+    answer = ask(other, server)
+    tell('One client is connected and says nothing; a second one has sent its request')
+    if answer:
+        return Verdict(HOLDS, 'a second client is answered while the first says nothing')
+    silent.close()
+    if not read_reply(other, server).data:
+        raise NoAnswer('a second client is not answered, not even after the first has gone')
+    return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+
+
+def end_of_reply(server, tell=tell_nobody):
+    """the client sees the end of the reply (FIN)"""
+    reply = exchange(server)
+    seen = f'{len(reply.data)} bytes of reply, '
+    if not reply.data:
+        raise NoAnswer('no byte of reply has come')
+    if reply.end == FIN:
+        return Verdict(HOLDS, seen + 'then FIN')
+    if reply.complete:
+        return Verdict(HOLDS, seen + 'as its headers announce; then ' +
+                       ('a reset (RST)' if reply.end == RST else 'the connection stays open'))
+    if reply.end == RST:
+        return Verdict(BUG, seen + 'then a reset (RST) instead of FIN')
+    return Verdict(BUG, seen + 'then nothing: no FIN')
+
+
+def come_and_go(server, number):
+    """Let so many clients come and go; return how many descriptors more the server has then."""
+    before = kernel.descriptors(server.processes())
+    for _ in range(number):
+        with connect(server) as client:
+            if not ask(client, server):
+                raise NoAnswer('of the clients that come and go one is not answered')
+    server.wait_until(lambda: kernel.descriptors(server.processes()) <= before)
+    return kernel.descriptors(server.processes()) - before
+
+
+def descriptors(server, tell=tell_nobody):
+    """descriptors are given back"""
+    with connect(server) as client:
+        ask(client, server)
+        server.let_rest()
+        tell('A client has the greeting and waits for the end')
+    server.let_rest()
+    tell('The client is gone')
+    number, waiting_before = clients(server), close_wait(server)
+    left = come_and_go(server, number)
+    tell(f'{number} more clients have come and gone')
+    if left > 0:  # threads, workers and what they open may have been new: does it go on?
+        waiting = close_wait(server) - waiting_before
+        before = kernel.descriptors(server.processes()) - left
+        kernel.eventually(lambda: kernel.descriptors(server.processes()) <= before, A_WHILE)
+        if kernel.descriptors(server.processes()) > before and (left := come_and_go(server, number)) > 0:
+            return Verdict(BUG, f'{left} descriptors more after {number} clients, '
+                                f'{min(left, waiting)} of them sockets in CLOSE_WAIT')
+    return Verdict(HOLDS, f'no descriptor more after {number} clients than before')
+
+
+def one_child(server, tell=tell_nobody):
+    """one child is reaped"""
+    reaped_before = reaped(server)
+    client, child = connect_to_child(server)
+    if child:
+        tell('A client is connected, and a child waits for its request')
+    client.sendall(REQUEST)
+    read_reply(client, server)
+    server.wait_until(lambda: not any(map(kernel.alive, server.forked)) and not zombies(server))
+    tell('The child has answered')
+    client.close()
+    for _ in range(2):  # a child for each client, or workers that start when there is work?
+        answers(server)
+    server.wait_until(lambda: not any(map(kernel.alive, server.forked)) and not zombies(server))
+    alive = [pid for pid in server.forked if kernel.alive(pid)]
+    if zombies(server) and not reaps_later(server):
+        return Verdict(BUG, 'the child has answered and is a zombie')
+    if len(alive) >= 3:
+        return Verdict(BUG, 'the child has answered and does not end')
+    if not server.forked and reaped(server) == reaped_before or alive:
+        return Verdict(NO_CHILD, 'no child is forked for a client')
+    return Verdict(HOLDS, 'the child is gone once it has answered')
+
+
+def reaped(server):
+    return sum(map(kernel.faults_of_the_reaped, server.own))
+
+
+@started_with(pep475='off')
+def eintr(server, tell=tell_nobody):
+    """survives EINTR in accept()"""
+    client, child = connect_to_child(server)
+    server.let_rest()  # in accept(), which the SIGCHLD of this child interrupts
+    client.sendall(REQUEST)
+    read_reply(client, server)
+    client.close()
+    if not server.forked:
+        return Verdict(NO_HANDLER, 'no child was seen, so no SIGCHLD comes')
+    server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
+    server.let_rest()
+    tell('A child has ended, and its SIGCHLD has interrupted accept()')
+    if server.has_ended():
+        return Verdict(HOLDS, '')  # measure() has the last word
+    caught = [kernel.catches(pid, signal.SIGCHLD) for pid in set(server.forked.values()) & server.own]
+    if not any(caught) and (None not in caught or zombies(server)):
+        return Verdict(NO_HANDLER, 'nothing handles SIGCHLD, so it interrupts nothing')
+    if answers(server):
+        return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
+    server.let_rest()
+    if not server.has_ended() and not shows_eintr(server):
+        raise NoAnswer('once a child has ended, the next client is not answered')
+    return Verdict(BUG, 'the first SIGCHLD blocks the server')
+
+
+def children_at_once(server, tell=tell_nobody):
+    """children that end at once are all reaped"""
+    held = []
+    for _ in range(CHILDREN):
+        client, child = connect_to_child(server)
+        if child is None:
+            return without_children(server) if not held else Verdict(
+                NOT_TESTED, f'{len(held)} clients have a child each, and the next one has none')
+        held.append(client)
+    parents = set(server.forked.values()) & set(server.own)
+    for parent in parents:
+        kernel.send(parent, signal.SIGSTOP)
+    try:
+        for client in held:
+            client.sendall(REQUEST)
+        server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
+        if any(map(kernel.alive, server.forked)):  # they wait for another request
+            for client in held:
+                client.close()
+            server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
+        ended = sum(not kernel.alive(pid) for pid in server.forked)
+        tell(f'The server is stopped, and {ended} children have ended meanwhile')
+    finally:
+        for parent in parents:
+            kernel.send(parent, signal.SIGCONT)
+    server.wait_until(lambda: not zombies(server))
+    tell('The server goes on, and gets one SIGCHLD')
+    if ended < CHILDREN:
+        return Verdict(NOT_TESTED, f'{ended} of {CHILDREN} children ended')
+    left = len(zombies(server))
+    if server.has_ended() or left and not reaps_later(server):
+        return Verdict(BUG, f'{left} zombies after {ended} children ended at once')
+    return Verdict(HOLDS, f'0 zombies after {ended} children ended at once')
+
+
+def without_children(server):
+    """The verdict on children_at_once where no child waits for a silent client."""
+    for _ in range(3):
+        answers(server)
+    server.let_rest()
+    if not server.forked:
+        return Verdict(NO_CHILD, 'no child is forked for a client')
+    left = len(zombies(server))
+    if left and not reaps_later(server):
+        return Verdict(BUG, f'{left} zombies after {len(server.forked)} children ended, one by one')
+    return Verdict(NOT_TESTED, 'no child waits for a client that is silent: they cannot be made to end at once')
+
+
+def stopped_child(server, tell=tell_nobody):
+    """survives a stopped child"""
+    silent, child = connect_to_child(server)
+    if child is None:
+        return Verdict(NO_CHILD, 'no child waits for a client that is silent')
+    os.kill(child, signal.SIGSTOP)
+    server.let_rest()
+    answer = ask(connected(server), server)
+    tell('A child is stopped, not ended; another client has sent its request')
+    if answer:
+        return Verdict(HOLDS, 'the next client is answered while a child is stopped')
+    return Verdict(BUG, 'the next client waits for as long as a child is stopped')
+
+
+EXPERIMENTS = [silent_client, end_of_reply, descriptors, one_child, eintr, children_at_once, stopped_child]

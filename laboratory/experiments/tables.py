@@ -1,0 +1,60 @@
+"""What every stage is expected to answer, and what it does answer."""
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+
+from common.stages import stages_of
+from laboratory.experiments import part2, part3
+from laboratory.experiments.verdicts import measure
+from laboratory.instruments.process import stage_server
+
+EXPERIMENTS = {'part3': part3.EXPERIMENTS, 'part2': part2.EXPERIMENTS}
+AT_ONCE = 6  # experiments; each waits more than it works
+
+# Each column is an experiment in part3.py, each row a stage.
+PART3 = """
+stage         silent_client  end_of_reply  descriptors  one_child  eintr       children_at_once  stopped_child
+v1.0          bug            holds         holds        no child   no handler  no child          no child
+v1.1-fd-leak  holds          bug           bug          bug        no handler  bug               holds
+v1.1          holds          holds         holds        bug        no handler  bug               holds
+v1.2          holds          holds         holds        holds      bug         bug               bug
+v1.3          holds          holds         holds        holds      holds       bug               bug
+final         holds          holds         holds        holds      holds       holds             holds
+"""
+
+# The same with part2.py.
+PART2 = """
+stage  hello  environ  whole_request  whole_response  validator  binary_body  bad_requests
+v1.0   holds  bug      bug            bug             bug        holds        bug
+v1.1   holds  holds    holds          bug             bug        holds        bug
+v1.2   holds  holds    holds          holds           holds      holds        bug
+final  holds  holds    holds          holds           holds      holds        holds
+"""
+
+
+def expected(part):
+    """Read a table above: {stage name: {experiment: 'holds', 'bug' or why it does not apply}}."""
+    table = {'part2': PART2, 'part3': PART3}[part]
+    header, *rows = [re.split(r'  +', line) for line in table.strip().splitlines()]
+    return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+
+
+def measured(follow=lambda runs: runs):
+    """Run every experiment on every stage: {part: {stage name: {name of the experiment: outcome}}}.
+
+    follow    is given the runs, and yields them again, to show how far it is
+    """
+    cells = [(stage, experiment) for part, columns in EXPERIMENTS.items()
+             for stage in stages_of(part) for experiment in columns]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        runs = [pool.submit(measure, experiment, partial(stage_server, stage)) for stage, experiment in cells]
+        try:
+            verdicts = [run.result() for run in follow(runs)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise
+    outcomes = {part: defaultdict(dict) for part in EXPERIMENTS}
+    for (stage, experiment), verdict in zip(cells, verdicts, strict=True):
+        outcomes[stage.part][stage.name][experiment.__name__] = verdict.outcome
+    return outcomes

@@ -1,0 +1,88 @@
+"""What an experiment finds, and how it is run on a server.
+
+An experiment is a function that is given a running server (a ServerProcess) of which it knows
+nothing else. It acts as the clients, looks at the processes through the kernel, and returns a
+Verdict. The first line of its docstring is the question that it answers.
+
+It calls tell() with a few words at the moments that matter, for those who want to look then.
+"""
+import errno
+import re
+from typing import NamedTuple
+
+from laboratory.instruments.process import ServerFailed, last_lines
+
+HOLDS, BUG = 'holds', 'bug'
+NO_CHILD, NO_HANDLER = 'no child', 'no handler'  # the question does not arise
+NOT_TESTED = 'not tested'  # this server gives no occasion to see it
+NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'  # no verdict: mend that first
+FROM_BAD_TO_GOOD = [ENDED, ERROR, NO_ANSWER, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, HOLDS]
+RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
+EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
+
+
+class Verdict(NamedTuple):
+    outcome: str  # one of those above
+    evidence: str  # what was seen
+    printed: list = ()  # the last lines of a server that has ended
+
+
+class NoAnswer(Exception):
+    """A server that lives, and does not answer where every server would."""
+
+
+def tell_nobody(moment):
+    pass
+
+
+def started_with(**settings):
+    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...]."""
+    def mark(experiment):
+        vars(experiment).update(settings)
+        return experiment
+    return mark
+
+
+def measure(experiment, start, tell=tell_nobody):
+    """Run an experiment on a server; return the Verdict, the worst of those on several applications.
+
+    start     starts the server as the experiment asks: start(app, pep475) gives a ServerProcess
+    """
+    verdicts = [measure_with(app, experiment, start, tell) for app in getattr(experiment, 'apps', [None])]
+    return min(verdicts, key=lambda verdict: FROM_BAD_TO_GOOD.index(verdict.outcome))
+
+
+def measure_with(app, experiment, start, tell):
+    """Run an experiment on a server that runs that application (None in part 3)."""
+    try:
+        with start(app, getattr(experiment, 'pep475', 'on')) as server:
+            try:
+                verdict = experiment(server, tell)
+            except NoAnswer as silence:
+                verdict = Verdict(NO_ANSWER, str(silence))
+            except (OSError, ValueError) as error:
+                verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
+            server.let_rest()  # it may be about to end
+            if server.has_ended():
+                verdict = what_ended_means(experiment, server)
+    except ServerFailed as failed:
+        if app is None or failed.broken:
+            raise
+        verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
+    return verdict
+
+
+def what_ended_means(experiment, server):
+    """A server that has ended holds nothing; EINTR is a bug of its own, where there is proof of it."""
+    eintr = shows_eintr(server)
+    if eintr and experiment.__name__ == 'eintr':
+        return Verdict(BUG, 'the first SIGCHLD ends the server', last_lines(server.output()))
+    return Verdict(ENDED, 'EINTR has ended the server' if eintr else 'the server has ended',
+                   last_lines(server.output()))
+
+
+def shows_eintr(server):
+    """Whether the last error that the server printed is EINTR, or its exit status the number of it."""
+    raised = RAISED.findall(server.output())
+    said = raised[-1] if raised else '\n'.join(last_lines(server.output(), most=3))
+    return bool(EINTR.search(said)) or server.popen.poll() == errno.EINTR

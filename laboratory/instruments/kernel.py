@@ -1,0 +1,148 @@
+"""What the kernel says of processes: their children, states, descriptors and connections."""
+import os
+import sys
+import time
+
+import psutil
+
+LOOK_EVERY = 0.01  # seconds
+LIMIT = 20  # seconds that any wait takes at the most
+LINUX = sys.platform == 'linux'
+TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
+
+
+def seen(look, otherwise):
+    """What look() returns, or the other value where the process has ended or is another user's."""
+    try:
+        return look()
+    except (psutil.Error, ProcessLookupError, ChildProcessError, FileNotFoundError, PermissionError):
+        return otherwise
+
+
+def read(path):
+    """The text of a file in /proc, '' where the process has ended."""
+    try:
+        with open(path, errors='replace') as file:
+            return file.read()
+    except OSError:
+        return ''
+
+
+def tasks(pid):
+    """The folders in /proc of the threads of a process (Linux); see proc(5)."""
+    return [f'/proc/{pid}/task/{task}' for task in seen(lambda: os.listdir(f'/proc/{pid}/task'), [])]
+
+
+def children(pid):
+    """The pids of its direct children, zombies too."""
+    if LINUX:  # psutil would read the parent of every process of the machine
+        return {int(child) for task in tasks(pid) for child in read(f'{task}/children').split()}
+    return {child.pid for child in seen(lambda: psutil.Process(pid).children(), [])}
+
+
+def family(pid):
+    """{pid: parent's pid} of all descendants of a process, zombies too."""
+    found = {child: pid for child in children(pid)}
+    for child in list(found):
+        found |= family(child)
+    return found
+
+
+def status(pid):
+    """The state as psutil names it ('sleeping', 'stopped', 'zombie', ...), or 'gone'."""
+    return seen(lambda: psutil.Process(pid).status(), 'gone')
+
+
+def alive(pid):
+    return status(pid) not in (psutil.STATUS_ZOMBIE, 'gone')
+
+
+def zombies(pids):
+    """Those of the processes that have ended and were not waited for."""
+    return {pid for pid in pids if status(pid) == psutil.STATUS_ZOMBIE}
+
+
+def descriptors(pids):
+    """How many descriptors the processes have open, all together."""
+    return sum(seen(lambda p=pid: psutil.Process(p).num_fds(), 0) for pid in pids)
+
+
+def catches(pid, signum):
+    """Whether the process has a handler for that signal; None where the kernel does not tell."""
+    for line in read(f'/proc/{pid}/status').splitlines():
+        if line.startswith('SigCgt:'):
+            return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
+    return None
+
+
+def faults_of_the_reaped(pid):
+    """A number that grows whenever the process waits for a child of its own (Linux, else 0).
+
+    It counts the page faults of those children; each has some, since fork() copies on write.
+    """
+    fields = read(f'/proc/{pid}/stat').rpartition(')')[2].split()
+    return int(fields[8]) if fields else 0
+
+
+def sockets_of(pid):
+    """The TCP sockets of one process, as psutil has them."""
+    return seen(lambda: psutil.Process(pid).net_connections('tcp'), [])
+
+
+def sockets():
+    """All TCP sockets, as psutil has them, each with a pid or None: (socket, pid).
+
+    On macOS only root may ask for all at once: there they are those of the user's processes.
+    """
+    found = seen(lambda: psutil.net_connections('tcp'), None)
+    if found is not None:
+        return [(socket, socket.pid) for socket in found]
+    return [(socket, process.pid) for process in psutil.process_iter() for socket in sockets_of(process.pid)]
+
+
+def connections(port):
+    """The connections to a TCP port, seen from both ends, as sockets() has them; without TIME_WAIT."""
+    return [(socket, pid) for socket, pid in sockets() if socket.raddr
+            and port in (socket.laddr.port, socket.raddr.port) and socket.status != 'TIME_WAIT']
+
+
+def who_listens(port):
+    """The pid of the process that listens on a port, or None."""
+    listening = [pid for socket, pid in sockets() if (socket.status, socket.laddr.port) == ('LISTEN', port)]
+    return next(filter(None, listening), None)
+
+
+def ports(pid):
+    """The TCP ports that the process listens on, in the order of its descriptors."""
+    return [socket.laddr.port for socket in sorted(sockets_of(pid), key=lambda socket: socket.fd)
+            if socket.status == psutil.CONN_LISTEN]
+
+
+def activity(pids):
+    """What the processes do: (whether all their threads sleep, the CPU seconds they have used).
+
+    The latter has the grain of the kernel's clock, 10 ms: a timer that ticks now and then is rest.
+    """
+    asleep, used = True, 0
+    for pid in pids:
+        if not LINUX:  # psutil calls all that live 'running'; here their context switches tell
+            used += seen(lambda p=pid: psutil.Process(p).num_ctx_switches().voluntary / 1000, 0)
+        for task in tasks(pid):
+            fields = read(f'{task}/stat').rpartition(')')[2].split()
+            if fields:
+                asleep &= fields[0] not in 'RD'
+                used += (int(fields[11]) + int(fields[12])) / TICKS
+    return asleep, used
+
+
+def eventually(condition, seconds=LIMIT):
+    """Look until condition() is true, for so many seconds at the most; return what it is."""
+    deadline = time.monotonic() + seconds
+    while not (result := condition()) and time.monotonic() < deadline:
+        time.sleep(LOOK_EVERY)
+    return result
+
+
+def send(pid, signum):
+    """Send a signal to a process, which may have ended meanwhile."""
+    seen(lambda: os.kill(pid, signum), None)

@@ -1,0 +1,249 @@
+"""Starting a server as a process of its own, and ending it with everything that it started."""
+import ctypes
+import os
+import random
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from contextlib import ExitStack
+from typing import NamedTuple
+
+from common.stages import ROOT, python_path
+from laboratory.instruments import kernel
+
+GUARD_EVERY = 0.05  # seconds
+MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
+SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
+REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
+WORK = 2  # seconds of CPU that a server may use before what is awaited
+
+
+class ServerFailed(Exception):
+    """The server ended, did not listen in time or broke its bounds.
+
+    what, printed    what is wrong, and the last lines that the server printed
+    broken           whether it broke its bounds
+    """
+
+    def __init__(self, what, output, broken=False):
+        self.what, self.printed, self.broken = what, last_lines(output), broken
+        super().__init__('\n'.join([f'{what}; it printed:', *self.printed] if self.printed
+                                   else [f'{what}, and printed nothing']))
+
+
+def free_port():
+    """A port below those that kernels give to clients: nobody else takes it by chance."""
+    while True:
+        with socket.socket() as probe:
+            try:
+                probe.bind(('127.0.0.1', random.randrange(10_000, 32_000)))
+            except OSError:
+                continue
+            return probe.getsockname()[1]
+
+
+class Bounds(NamedTuple):
+    processes: int  # at the same time
+    seconds: float  # from its first client
+
+
+class ServerProcess:
+    """A running server: a context manager that ends it on leaving.
+
+    pid, port    of the process that listens, and where; popen is the one that was started
+    forked       {pid: parent's pid} of what it has forked since it came to rest, as far as seen
+    until_end    an ExitStack for what shall last as long as the server: connections, for example
+
+    command      what to run, a list of strings; it is expected to listen, on PORT where that is in env
+    env          variables to add to the environment
+    limit        the most descriptors it may have open, as `ulimit -n` sets it
+    bounds       ends it when it breaks them; on Linux, adopts what it orphans (a daemon) as well
+    pace         the seconds that it takes for a reply
+    """
+
+    def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0):
+        self.command = command
+        if limit:
+            self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}']
+        self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
+        self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
+        self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
+        self.pace = pace
+        self.pid, self.port, self.own, self.forked = None, None, set(), {}
+        self.until_end = ExitStack()
+
+    def __enter__(self):
+        self.log = tempfile.TemporaryFile()
+        self.strangers = kernel.children(os.getpid())
+        if self.bounds and kernel.LINUX:
+            ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+        self.popen = subprocess.Popen(
+            self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        try:
+            self.wait_for(self.find_listener, 'listen')
+            if self.bounds:
+                self.let_rest()  # its workers start
+                self.find_listener()
+                self.deadline = time.monotonic() + self.bounds.seconds
+                self.guarding = threading.Thread(target=self.guard, daemon=True)
+                self.guarding.start()
+            self.own, self.forked = set(self.family()), {}
+            self.listeners = {pid for pid in self.own if self.port in kernel.ports(pid)}
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *exc_info):
+        output = self.output()
+        self.stop()
+        if self.broken:
+            raise ServerFailed(self.broken, output, broken=True)
+
+    def find_listener(self):
+        """Set pid and port; the port that PORT names comes first. Return whether there is one."""
+        found = [(pid, port) for pid in self.family() for port in kernel.ports(pid)]
+        named = [(pid, port) for pid, port in found if str(port) == self.env['PORT']]
+        self.pid, self.port = next(iter(named or found), (None, None))
+        return self.pid
+
+    def guard(self):
+        """Kill it when it breaks its bounds."""
+        while not self.stopped.wait(GUARD_EVERY):
+            if len(self.processes()) > self.bounds.processes:
+                self.broken = f'started more than {self.bounds.processes} processes'
+            elif time.monotonic() > self.deadline:
+                self.broken = f'took longer than {self.bounds.seconds:.0f} seconds'
+            if self.broken:
+                self.kill()
+
+    def orphans(self):
+        """The pids that it orphaned and that came to us; those that have ended are reaped."""
+        if not self.bounds:
+            return set()
+        ours = os.getpgrp()
+        children = kernel.children(os.getpid()) - self.strangers - {self.popen.pid}
+        for pid in kernel.zombies(children):
+            kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
+        return {pid for pid in children if kernel.seen(lambda p=pid: os.getpgid(p), ours) != ours}
+
+    def family(self):
+        """The pids of everything that it started, zombies too, parents first."""
+        found = {self.popen.pid: os.getpid()} | kernel.family(self.popen.pid)
+        for pid in self.orphans():
+            found |= {pid: os.getpid()} | kernel.family(pid)
+        for pid, parent in found.items():
+            if pid not in self.own:
+                self.forked.setdefault(pid, parent)
+        return list(found)
+
+    def processes(self):
+        """The pids of everything that it started and that runs."""
+        return [pid for pid in self.family() if kernel.alive(pid)]
+
+    def is_gone(self):
+        """Whether nothing of it runs; looks more than once, for what is just changing its parent."""
+        return not any(self.processes() for _ in range(3))
+
+    def has_ended(self):
+        """Whether no process is left of those that listened; a new worker of a living parent is one."""
+        if any(map(kernel.alive, self.listeners)):
+            return False
+        family = set(self.processes())
+        return not any(self.port in kernel.ports(pid) for pid in family
+                       if self.forked.get(pid) in family)
+
+    def wait_for(self, condition, what):
+        """Wait until condition() is true and return it; raises ServerFailed."""
+        kernel.eventually(lambda: condition() or self.is_gone())
+        if not (result := condition()):
+            raise ServerFailed(self.broken or f'did not {what}', self.output(), bool(self.broken))
+        return result
+
+    def wait_until(self, condition):
+        """Wait until condition() is true; return whether it became so.
+
+        Gives up once the server has been at rest for REST seconds (or three times its pace), has
+        worked for WORK seconds of CPU, or after kernel.LIMIT. A busy machine, on which it wants to
+        run and cannot, makes the wait longer and not wrong.
+        """
+        now = calm_since = begin = time.monotonic()
+        first = before = None
+        while not condition():
+            family = self.family()
+            asleep, used = kernel.activity(family)
+            first, now = used if first is None else first, time.monotonic()
+            if not asleep or (family, used) != before:
+                before, calm_since = (family, used), now
+            if now - calm_since > max(REST, 3 * self.pace) or used - first > WORK \
+                    or now - begin > kernel.LIMIT:
+                return False
+            time.sleep(kernel.LOOK_EVERY)
+        return True
+
+    def let_rest(self):
+        """Wait until the server and its descendants have been at rest."""
+        self.wait_until(lambda: False)
+
+    def output(self):
+        """What it has printed until now (the last of it), standard output and error together."""
+        size = os.fstat(self.log.fileno()).st_size
+        begin = max(0, size - MOST_OUTPUT)
+        return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
+
+    def wait_for_output(self, text):
+        """Wait until it has printed that text; raises ServerFailed."""
+        self.wait_for(lambda: text in self.output(), f'print {text!r}')
+
+    def interrupt(self):
+        """Press Ctrl-C: SIGINT to the server and its children. Return the exit status."""
+        os.killpg(self.popen.pid, signal.SIGINT)
+        return self.popen.wait(kernel.LIMIT)
+
+    def kill(self):
+        """SIGKILL to every process group that it has."""
+        kernel.seen(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
+        for pid in self.processes():
+            kernel.seen(lambda p=pid: os.killpg(os.getpgid(p), signal.SIGKILL), None)
+
+    def stop(self):
+        """End the server and everything that it started."""
+        self.stopped.set()
+        self.until_end.close()
+        kernel.eventually(lambda: self.kill() or not self.processes())
+        self.popen.wait()
+        self.log.close()
+        if self.bounds:
+            if hasattr(self, 'guarding'):
+                self.guarding.join()  # or it would take the next server's processes for orphans of this one
+            if kernel.LINUX:
+                ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
+
+
+def last_lines(output, most=10):
+    """The last lines that a server printed, in characters that a terminal can be given."""
+    return [''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line.expandtabs(4)[:200])
+            for line in output.splitlines()[-most:]]
+
+
+def stage_server(stage, app=None, pep475='on', limit=None, env=()):
+    """A ServerProcess that runs a stage.
+
+    app       the application of a part 2 stage, found in part2/apps or laboratory/experiments/apps
+    pep475    'off' for the accept() of Python 2
+    limit     the most descriptors it may have open
+    env       more variables for the environment
+    """
+    command = [sys.executable, stage.server, *([app] if app else [])]
+    return ServerProcess(command, env={'PYTHONPATH': server_path(pep475), **dict(env)}, limit=limit)
+
+
+def server_path(pep475):
+    """The PYTHONPATH for a server under experiment: with the applications of the experiments."""
+    return f'{ROOT / "laboratory/experiments/apps"}{os.pathsep}{python_path(pep475)}'
