@@ -11,6 +11,7 @@ import tempfile
 import threading
 import time
 from contextlib import ExitStack
+from pathlib import Path
 from typing import NamedTuple
 
 from common.stages import ROOT, python_path
@@ -58,6 +59,7 @@ class ServerProcess:
     pid, port    of the process that listens, and where; popen is the one that was started
     forked       {pid: parent's pid} of what it has forked since it came to rest, as far as seen
     until_end    an ExitStack for what shall last as long as the server: connections, for example
+    folder       where it and an experiment meet: a Path, in the variable PROBES of its environment
 
     command      what to run, a list of strings; it is expected to listen, on PORT where that is in env
     env          variables to add to the environment
@@ -79,6 +81,9 @@ class ServerProcess:
 
     def __enter__(self):
         self.log = tempfile.TemporaryFile()
+        self.temporary = tempfile.TemporaryDirectory()
+        self.folder = Path(self.temporary.name)
+        self.env['PROBES'] = self.temporary.name
         self.strangers = kernel.children(os.getpid())
         if self.bounds and kernel.LINUX:
             ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
@@ -219,6 +224,7 @@ class ServerProcess:
         kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
+        self.temporary.cleanup()
         if self.bounds:
             if hasattr(self, 'guarding'):
                 self.guarding.join()  # or it would take the next server's processes for orphans of this one
