@@ -18,6 +18,7 @@ NOT_TESTED = 'not tested'  # this server gives no occasion to see it
 NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'  # no verdict: mend that first
 FROM_BAD_TO_GOOD = [ENDED, ERROR, NO_ANSWER, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, HOLDS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
+NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
 EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 
 
@@ -36,7 +37,10 @@ def tell_nobody(moment):
 
 
 def started_with(**settings):
-    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...]."""
+    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...].
+
+    judges_ends=True where a server that ends can be what the experiment is about: its own bug stands then.
+    """
     def mark(experiment):
         vars(experiment).update(settings)
         return experiment
@@ -63,12 +67,19 @@ def measure_with(app, experiment, start, tell):
             except (OSError, ValueError) as error:
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
-            if server.has_ended():
+            printed = last_lines(server.output())
+            if server.has_ended() and verdict.outcome == BUG and getattr(experiment, 'judges_ends', False):
+                verdict = verdict._replace(printed=printed)
+            elif server.has_ended():
                 verdict = what_ended_means(experiment, server)
     except ServerFailed as failed:
         if app is None or failed.broken:
             raise
-        verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
+        printed = failed.printed
+        verdict = Verdict(ENDED, f'with {app} it {failed.what}', printed)
+    missing = NO_FRAMEWORK.search('\n'.join(printed))
+    if missing and verdict.outcome != HOLDS:
+        return Verdict(NOT_TESTED, f'with {app}: the Python of this server has no {missing[1]}')
     return verdict
 
 
