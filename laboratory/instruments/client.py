@@ -14,12 +14,14 @@ from laboratory.instruments import kernel
 
 MOST = 30_000_000  # bytes of a reply that are read
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
-FIN, RST, OPEN = 'FIN', 'RST', 'open'  # how a connection looks after a reply
+FIN, RST, OPEN, REFUSED = 'FIN', 'RST', 'open', 'refused'  # how a connection looks after a reply
+WORDS = {FIN: 'closed without an answer', RST: 'a reset without an answer',
+         OPEN: 'no answer', REFUSED: 'the connection is refused'}
 
 
 class Reply(NamedTuple):
     data: bytes = b''  # all that came
-    end: str = OPEN  # FIN, RST, or OPEN where nothing more comes
+    end: str = OPEN  # FIN, RST, OPEN where nothing more comes, or REFUSED
     status: int = 0  # of the response in it, 0 where there is none
     reason: str = ''
     headers: tuple = ()  # of (name, value)
@@ -31,6 +33,12 @@ class Reply(NamedTuple):
     def values(self, name):
         """All values of the headers of that name."""
         return [value for key, value in self.headers if key.lower() == name.lower()]
+
+    def __str__(self):
+        """What came, in a few words."""
+        if not self.status:
+            return f'no status line, {self.data[:40]!r}' if self.data else WORDS[self.end]
+        return f'{self.status} with {self.body!r}' if len(self.body) < 40 else f'{self.status}'
 
 
 def connect(server):
@@ -65,7 +73,8 @@ def exchange(server, data=REQUEST):
 def read_reply(client, server, method='GET'):
     """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
     parser, events = h11.Connection(h11.CLIENT), []
-    parser.send(h11.Request(method=method, target='/', headers=[('Host', 'localhost'), ('Connection', 'close')]))
+    headers = [('Host', 'localhost'), ('Connection', 'close')]
+    parser.send(h11.Request(method=method, target='/', headers=headers))
     parser.send(h11.EndOfMessage())
     data, end, problem = bytearray(), OPEN, ''
     while end == OPEN and len(data) < MOST and server.wait_until(lambda: readable(client)):
@@ -101,20 +110,38 @@ def request(method, path, *headers, body=b''):
     return '\r\n'.join([*lines, '', '']).encode('latin-1') + body
 
 
+def send(client, server, data):
+    """Send the bytes, or as many of them as the server takes: it may answer and close before the end."""
+    def writable():
+        return select.select([], [client], [], 0)[1]
+    data = memoryview(data)
+    try:
+        while data and server.wait_until(lambda: writable() or readable(client)) and writable():
+            data = data[client.send(data, socket.MSG_DONTWAIT):]
+    except ConnectionError:
+        pass  # the reply may have come before the reset
+
+
 def fetch(server, *pieces):
     """Send a request in pieces, each after the server has read those before; return the Reply.
 
-    It is empty where the server has ended, or ends the connection without a reply.
+    Where none comes, the server may wait for more: it is told by FIN that there is no more. Some
+    servers take a FIN for a client that has gone, so it is not sent before.
     """
     try:
         with connect(server) as client:
             for piece in pieces[:-1]:
-                client.sendall(piece)
+                send(client, server, piece)
                 server.let_rest()
-            client.sendall(pieces[-1])
-            return read_reply(client, server, pieces[0].partition(b' ')[0].decode('latin-1'))
-    except ConnectionError:
-        return Reply()
+            send(client, server, pieces[-1])
+            method = 'HEAD' if pieces[0].startswith(b'HEAD ') else 'GET'
+            reply = read_reply(client, server, method)
+            if not reply.data and reply.end == OPEN:
+                client.shutdown(socket.SHUT_WR)
+                reply = read_reply(client, server, method)
+            return reply
+    except ConnectionRefusedError:
+        return Reply(end=REFUSED)
 
 
 def get(server, path, *headers):
@@ -122,14 +149,8 @@ def get(server, path, *headers):
 
 
 def status_of(server, data):
-    """Send the bytes and then FIN; return the number of the status that comes, 0 for none."""
-    try:
-        with connect(server) as client:
-            client.sendall(data)
-            client.shutdown(socket.SHUT_WR)
-            return read_reply(client, server).status
-    except ConnectionError:
-        return 0
+    """The number of the status that the bytes get, 0 for none."""
+    return fetch(server, data).status
 
 
 def reset(client):
