@@ -8,7 +8,14 @@ import pytest
 
 from common.stages import ROOT, Stage, find_stage
 from laboratory.experiments import part2
-from laboratory.experiments.part2 import BAD_REQUESTS, survives
+from laboratory.experiments.part2 import (
+    LENGTH,
+    reset_after_an_error,
+    reset_while_asking,
+    reset_while_reading,
+    reset_while_silent,
+    survives,
+)
 from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     FIN,
@@ -24,6 +31,43 @@ from laboratory.instruments.client import (
 from laboratory.instruments.process import ServerProcess, stage_server
 
 STAGES = ['part2-v1.0', 'part2-v1.1', 'part2-v1.2', 'part2-final']
+BAD_REQUESTS = [  # what it is, its bytes, the status that is due (0 for none)
+    ('an empty connection', b'', 0),
+    ('a malformed request line', b'mick\r\n\r\n', 400),
+    ('a request that stops short', b'GET / HTTP/1.1\r\nHost: x\r\n', 400),
+    ('a header without a colon', request('GET', '/', 'mick'), 400),
+    ('a folded header', request('GET', '/', 'X-Probe: one', ' two'), 400),
+    ('no Host', b'GET / HTTP/1.1\r\n\r\n', 400),
+    ('two Hosts', request('GET', '/', 'Host: other'), 400),
+    ('a Host with a space', b'GET / HTTP/1.1\r\nHost: a b\r\n\r\n', 400),
+    ('a control character in the target', request('GET', '/\x7f'), 400),
+    ('a control character in a header', request('GET', '/', 'X-Probe: \x7f'), 400),
+    ('lines without carriage returns', b'GET / HTTP/1.1\nHost: x\n\n', 200),
+    ('an expectation of HTTP/1.0', b'POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n', 200),
+    ('a target without a slash', request('GET', 'mick'), 400),
+    ('an empty line in front', b'\r\n' + request('GET', '/'), 200),
+    ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', 200),
+    ('a version of the future', b'GET / HTTP/9.1\r\nHost: x\r\n\r\n', 505),
+    ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), 400),
+    ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), 400),
+    ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', 400),
+    ('a body that stops short', request('POST', '/', LENGTH + '9') + b'x', 400),
+    ('a Transfer-Encoding', request('POST', '/', 'Transfer-Encoding: chunked') + b'0\r\n\r\n', 501),
+    ('a long request line', request('GET', '/' + 'x' * 100_000), 414),
+    ('a large head', request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100), 431),
+    ('a large body', request('POST', '/', LENGTH + '9' * 5000) + b'x' * 100_000, 413),
+    ('an app that raises', request('GET', '/raise-before'), 500),
+    ('an app that raises late', request('GET', '/raise-after'), 200),
+    ('an app that is cancelled', request('GET', '/cancelled'), 500),
+    ('an app that calls exit', request('GET', '/exit'), 500),
+    ('an app that is refused a connection', request('GET', '/refused'), 500),
+    ('an app that breaks a header', request('GET', '/break-header'), 500),
+    ('an app that breaks the status', request('GET', '/break-status'), 500),
+    ('an app that keeps the connection', request('GET', '/keep-alive'), 500),
+    ('an app that does not start', request('GET', '/no-start'), 500),
+    ('an app that starts twice', request('GET', '/start-twice'), 500),
+]
+RESETS = [reset_while_silent, reset_while_asking, reset_while_reading, reset_after_an_error]
 HELLOS = {
     'wsgiapp:app': b'Hello world from a simple WSGI application!\n',
     'flaskapp:app': b'Hello world from Flask!\n',
@@ -95,11 +139,11 @@ def test_a_request_is_read_byte_by_byte(serve, stage):
 
 @pytest.mark.parametrize('rule', part2.RESPONSE_RULES)
 def test_v1_1_breaks_each_rule_that_v1_2_keeps(serve, rule):
-    keeps = part2.RESPONSE_RULES[rule]
+    complaint = part2.RESPONSE_RULES[rule]
     server = serve('part2-v1.1', 'wsgi_probes:app')
-    assert not keeps(server)
+    assert complaint(server)
     server = serve('part2-v1.2', 'wsgi_probes:app')
-    assert keeps(server)
+    assert not complaint(server)
 
 
 @pytest.mark.parametrize(('data', 'status'), [
@@ -124,7 +168,7 @@ def test_final_ends_the_body_where_the_application_raises(serve):
     assert get(server, '/raise-after').body == b'the first bytes'
 
 
-@pytest.mark.parametrize('hang_up', part2.RESETS)
+@pytest.mark.parametrize('hang_up', RESETS)
 def test_final_drops_a_client_that_resets_without_a_word(serve, hang_up):
     server = serve('part2-final', 'wsgi_probes:app')
     hang_up(server)
@@ -217,7 +261,7 @@ def test_final_drops_a_client_that_sends_on_after_its_error(impatient):
 ])
 def test_final_says_in_one_line_what_is_wrong_with_the_application(argument, words):
     command = [sys.executable, 'part2/final/server.py', *argument]
-    run = subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': 'part2/apps'},
+    run = subprocess.run(command, cwd=ROOT, env={'PYTHONPATH': 'part2/apps:laboratory/experiments/apps'},
                          text=True, capture_output=True, timeout=20)
     assert run.returncode == 1
     assert run.stdout == ''

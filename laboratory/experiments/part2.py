@@ -1,29 +1,70 @@
 """The experiments of part 2: what a WSGI server tells its application, and sends for it.
 
 Like those of part 3, they are given a running server; it runs the application named in `apps`.
+They take every answer that PEP 3333 and the RFCs 9110 and 9112 allow, and go through all that they
+ask about; only where the server has ended do they stop early.
 """
 import email.utils
 import json
 import os
-import signal
+import re
+import socket
 import time
+from contextlib import contextmanager
 
 from laboratory.experiments.apps.wsgi_probes import ALL_BYTES
-from laboratory.experiments.verdicts import BUG, HOLDS, Verdict, started_with, tell_nobody
+from laboratory.experiments.verdicts import BUG, HOLDS, NoAnswer, Verdict, started_with, tell_nobody
 from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, fetch, get, read_reply, readable, request, reset, status_of
+from laboratory.instruments.client import (
+    OPEN,
+    connect,
+    fetch,
+    get,
+    read_reply,
+    readable,
+    request,
+    reset,
+)
 
 PROBES = ['wsgi_probes:app']
+A_WHILE = 4  # seconds that the next client waits for a server that is at rest
+FIRST = 5  # plain clients: a server that fails by itself does so before it is asked anything
 
 
 def survives(server):
-    """Whether the server answers one more client."""
-    return get(server, '/').status == 200
+    """Whether the server answers one more client, though it may have to start a worker for it."""
+    try:
+        with connect(server) as client:
+            client.sendall(request('GET', '/'))
+            if not server.wait_until(lambda: readable(client)):
+                kernel.eventually(lambda: readable(client) or server.has_ended(), A_WHILE)
+            return readable(client) and read_reply(client, server).status == 200
+    except ConnectionError:
+        return False
 
 
 def verdict(wrong, right):
     """Bug, with all that is wrong; or holds, with what is right."""
-    return Verdict(BUG, f'wrong: {", ".join(wrong)}') if wrong else Verdict(HOLDS, right)
+    return Verdict(BUG, f'wrong: {"; ".join(wrong)}') if wrong else Verdict(HOLDS, right)
+
+
+def go_through(server, questions):
+    """Ask all, and whether the next client is served after each; return the list of what is wrong.
+
+    questions    {name: a function that is given the server and returns a complaint, or nothing}
+    """
+    if not all(survives(server) for _ in range(FIRST)):
+        raise NoAnswer('a plain GET is not answered with 200')
+    wrong = []
+    for name, ask in questions.items():
+        complaint = ask(server)
+        if not survives(server):
+            server.let_rest()
+            complaint = 'the server ends' if server.has_ended() else 'the next client is not served'
+            return [*wrong, f'{name}: {complaint}']
+        if complaint:
+            wrong.append(f'{name}: {complaint}')
+    return wrong
 
 
 @started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
@@ -32,21 +73,27 @@ def hello(server, tell=tell_nobody):
     response = get(server, '/hello')
     if response.status == 200 and response.body.startswith(b'Hello world from '):
         return Verdict(HOLDS, response.body.decode().strip())
-    return Verdict(BUG, f'no hello: {response.status!r}')
+    return Verdict(BUG, f'no hello: {response}')
+
+
+ENVIRON = {  # what is due in it: a pattern, and None where it may be absent
+    'PATH_INFO': '/caf\xc3\xa9 x', 'QUERY_STRING': 'a=1&b=%20', 'SCRIPT_NAME': '|None',
+    'HTTP_X_PROBE': 'one, ?two', 'HTTP_HOST': 'localhost', 'SERVER_NAME': '.+', 'SERVER_PORT': '[0-9]+',
+    'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '127.0.0.1|::ffff:127.0.0.1|::1|None',
+}
 
 
 @started_with(apps=PROBES)
 def environ(server, tell=tell_nobody):
     """query string, headers, path decoding"""
     response = get(server, '/caf%C3%A9%20x?a=1&b=%20', 'X-Probe: one', 'X-Probe: two')
-    seen = json.loads(response.body or '{}')
-    due = {
-        'PATH_INFO': '/caf\xc3\xa9 x', 'QUERY_STRING': 'a=1&b=%20', 'SCRIPT_NAME': '',
-        'HTTP_X_PROBE': 'one, two', 'HTTP_HOST': 'localhost',
-        'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '127.0.0.1',
-    }
-    wrong = [name for name, value in due.items() if seen.get(name) != value]
-    return verdict(wrong, f'{len(due)} variables of the environ are right')
+    try:
+        seen = json.loads(response.body)
+    except ValueError:
+        return Verdict(BUG, f'no environ comes back: {response}')
+    wrong = [f'{name} is {seen.get(name)!r}' for name, due in ENVIRON.items()
+             if not re.fullmatch(due, str(seen.get(name)))]
+    return verdict(wrong, f'{len(ENVIRON)} variables of the environ are right')
 
 
 @started_with(apps=PROBES)
@@ -55,96 +102,123 @@ def whole_request(server, tell=tell_nobody):
     body = ALL_BYTES * 16
     data = request('POST', '/body', 'X-Padding: ' + 'x' * 2000, body=body)
     response = fetch(server, data[:1500], data[1500:3000], data[3000:])
-    wrong = [] if response.body == body else [f'{len(response.body)} bytes of body for {len(body)}']
+    seen = len(response.body) if response.status == 200 else response
+    wrong = [] if response.body == body else [f'{seen} instead of {len(body)} bytes of body']
     return verdict(wrong, f'{len(data)} bytes of request are read, in three pieces')
 
 
-def streams(server):
-    """whether bytes arrive before the application has made all of them"""
+@contextmanager
+def fifo(server):
+    """A FIFO that the application reads until we let go of it."""
+    path = server.folder / 'fifo'
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        path.unlink()  # first, or an application might wait for a writer that never comes
+        os.close(end)
+
+
+def streaming(server):
     with connect(server) as client:
-        client.sendall(request('GET', '/stop'))
-        try:
-            server.wait_until(lambda: kernel.status(server.pid) == 'stopped')
-            early = readable(client)
-        finally:
-            os.kill(server.pid, signal.SIGCONT)
+        with fifo(server):
+            client.sendall(request('GET', '/wait'))
+            early = server.wait_until(
+                lambda: readable(client) and b'before, ' in client.recv(65536, socket.MSG_PEEK))
         reply = read_reply(client, server)
-    return early and reply.body == b'before, after'
+    if reply.body != b'before, after':
+        return str(reply)
+    return '' if early else 'what is yielded waits for what is not yet (PEP 3333, Buffering and Streaming)'
 
 
-def has_true_date(server):
-    dates = [email.utils.parsedate_tz(value) for value in get(server, '/').values('Date')]
-    return len(dates) == 1 and dates[0] and abs(email.utils.mktime_tz(dates[0]) - time.time()) < 60
+def one_true_date(server):
+    dates = get(server, '/').values('Date')
+    sent = email.utils.parsedate_tz(dates[0]) if len(dates) == 1 else None
+    if not sent or abs(email.utils.mktime_tz(sent) - time.time()) > 60:
+        return f'{dates or "none"} is sent (RFC 9110, section 6.6.1)'
 
 
-def keeps_own_headers(server):
-    response = get(server, '/own-headers')
-    dates, servers = response.values('Date'), response.values('Server')
-    return (dates, servers) == (['Thu, 01 Jan 1970 00:00:00 GMT'], ['a probe'])
+def own_headers(server):
+    reply = get(server, '/own-headers')
+    twice = [name for name in ('Date', 'Server') if len(reply.values(name)) > 1]
+    if reply.status != 200:
+        return str(reply)
+    return ', '.join(f'{name} is sent twice: {reply.values(name)} (RFC 9110, section 5.3)' for name in twice)
 
 
-def closes(server):
-    get(server, '/closable')
-    return get(server, '/closed').body == b'1'
+def close(server):
+    before = times_closed(server)
+    reply = get(server, '/closable')
+    if not server.wait_until(lambda: times_closed(server) > before):
+        return f'it is not called after {reply} (PEP 3333, Specification Details)'
 
 
-def sends_headers_late(server):
-    return get(server, '/change-before').status == 500
+def times_closed(server):
+    """How often the application has noted that its close() was called."""
+    noted = server.folder / 'closed'
+    return len(noted.read_text().splitlines()) if noted.exists() else 0
 
 
-def raises_again(server):
-    return get(server, '/change-after').body == b'sent, raised again'
-
-
-def writes(server):
-    return get(server, '/write').body == b'written, returned'
+def answers(path, due, section):
+    """A question: whether the answer to a GET is that one; due is its status or its body."""
+    def ask(server):
+        reply = get(server, path)
+        if due not in (reply.status, reply.body):
+            return f'{reply} instead of {due!r} (PEP 3333, {section})'
+    return ask
 
 
 RESPONSE_RULES = {
-    'streaming': streams,
-    'Date': has_true_date,
-    'Date and Server of the application': keeps_own_headers,
-    'close()': closes,
-    'exc_info before the headers': sends_headers_late,
-    'exc_info after the headers': raises_again,
-    'write()': writes,
+    'streaming': streaming,
+    'Date': one_true_date,
+    'Date and Server of the application': own_headers,
+    'close()': close,
+    'exc_info before the headers': answers('/change-before', 500, 'The start_response() Callable'),
+    'exc_info after the headers': answers('/change-after', b'sent, raised again', 'Error Handling'),
+    'write()': answers('/write', b'written, returned', 'The write() Callable'),
 }
 
 
-@started_with(apps=PROBES)
+@started_with(apps=PROBES, judges_ends=True)
 def whole_response(server, tell=tell_nobody):
     """write(), exc_info, close(), streaming, Date"""
-    wrong = [name for name, keeps in RESPONSE_RULES.items() if not keeps(server)]
-    return verdict(wrong, f'{len(RESPONSE_RULES)} rules of PEP 3333 are kept')
+    return verdict(go_through(server, RESPONSE_RULES), f'{len(RESPONSE_RULES)} rules of PEP 3333 are kept')
 
 
-@started_with(apps=['wsgi_probes:checked'])
+@started_with(apps=['wsgi_probes:checked'], judges_ends=True)
 def validator(server, tell=tell_nobody):
     """wsgiref.validate is content"""
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
-        response = fetch(server, data)
-        if response.status != 200:
-            complaint = response.body.decode() or 'the server ends'
-            return Verdict(BUG, f'wsgiref.validate complains: {complaint}')
+        before = times_closed(server)
+        reply = fetch(server, data)
+        complaints = server.folder / 'complaints'
+        if complaints.exists():
+            return Verdict(BUG, f'wsgiref.validate complains: {complaints.read_text().splitlines()[0]}')
+        if reply.status != 200:
+            return Verdict(BUG, f'{reply} instead of 200')
+        if not server.wait_until(lambda before=before: times_closed(server) > before):
+            return Verdict(BUG, 'wsgiref.validate complains: close() was not called')
     return Verdict(HOLDS, 'wsgiref.validate lets GET and POST pass')
 
 
 @started_with(apps=PROBES)
 def binary_body(server, tell=tell_nobody):
     """binary body intact"""
-    wrong = [] if get(server, '/binary').body == ALL_BYTES else ['the bytes are not the same']
+    reply = get(server, '/binary')
+    wrong = [] if reply.body == ALL_BYTES else [f'{len(reply.body)} bytes are not the 256 that are due']
     return verdict(wrong, 'all 256 bytes arrive as they are')
+
+
+def reset_while_silent(server):
+    client = connect(server)
+    server.let_rest()
+    reset(client)
 
 
 def reset_while_asking(server):
     client = connect(server)
     client.sendall(b'GET / HTT')
-    server.let_rest()
-    reset(client)
-
-
-def reset_while_silent(server):
-    client = connect(server)
     server.let_rest()
     reset(client)
 
@@ -163,59 +237,217 @@ def reset_after_an_error(server):
     reset(client)
 
 
-@started_with(apps=PROBES)
-def bad_requests(server, tell=tell_nobody):
-    """survives empty, malformed, oversized requests, resets, an app that raises"""
-    for name, data, status in BAD_REQUESTS:
-        got = status_of(server, data)
-        if got != status:
-            return Verdict(BUG, f'{name}: {got or "no status"} instead of {status or "none"}')
+def silent_after_its_reply(server):
+    with connect(server) as client:
+        client.sendall(request('GET', '/'))
+        read_reply(client, server)
         if not survives(server):
-            return Verdict(BUG, f'{name}: the server does not answer the next client')
-    for hang_up in RESETS:
-        hang_up(server)
-        if not survives(server):
-            return Verdict(BUG, f'{hang_up.__name__}: the server does not answer the next client')
-    return Verdict(HOLDS, f'{len(BAD_REQUESTS)} bad requests and {len(RESETS)} resets are survived')
+            return 'while its socket is open, the next client is not served'
 
 
-RESETS = [reset_while_silent, reset_while_asking, reset_while_reading, reset_after_an_error]
+def fails_half_way(server):
+    reply = get(server, '/raise-after')
+    if reply.status == 200 and reply.complete:
+        return f'its reply looks whole to the client: {reply}'
+
+
+def sends(data):
+    """A question: whatever the answer to these bytes is, what about the next client?"""
+    def ask(server):
+        fetch(server, data)
+    return ask
+
+
 LENGTH = 'Content-Length: '
-BAD_REQUESTS = [  # what it is, its bytes, the status that is due (0 for none)
-    ('an empty connection', b'', 0),
-    ('a malformed request line', b'mick\r\n\r\n', 400),
-    ('a request that stops short', b'GET / HTTP/1.1\r\nHost: x\r\n', 400),
-    ('a header without a colon', request('GET', '/', 'mick'), 400),
-    ('a folded header', request('GET', '/', 'X-Probe: one', ' two'), 400),
-    ('no Host', b'GET / HTTP/1.1\r\n\r\n', 400),
-    ('two Hosts', request('GET', '/', 'Host: other'), 400),
-    ('a Host with a space', b'GET / HTTP/1.1\r\nHost: a b\r\n\r\n', 400),
-    ('a control character in the target', request('GET', '/\x7f'), 400),
-    ('a control character in a header', request('GET', '/', 'X-Probe: \x7f'), 400),
-    ('lines without carriage returns', b'GET / HTTP/1.1\nHost: x\n\n', 200),
-    ('an expectation of HTTP/1.0', b'POST / HTTP/1.0\r\nExpect: 100-continue\r\n\r\n', 200),
-    ('a target without a slash', request('GET', 'mick'), 400),
-    ('an empty line in front', b'\r\n' + request('GET', '/'), 200),
-    ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', 200),
-    ('a version of the future', b'GET / HTTP/9.1\r\nHost: x\r\n\r\n', 505),
-    ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), 400),
-    ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), 400),
-    ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', 400),
-    ('a body that stops short', request('POST', '/', LENGTH + '9') + b'x', 400),
-    ('a Transfer-Encoding', request('POST', '/', 'Transfer-Encoding: chunked') + b'0\r\n\r\n', 501),
-    ('a long request line', request('GET', '/' + 'x' * 100_000), 414),
-    ('a large head', request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100), 431),
-    ('a large body', request('POST', '/', LENGTH + '9' * 5000) + b'x' * 100_000, 413),
-    ('an app that raises', request('GET', '/raise-before'), 500),
-    ('an app that raises late', request('GET', '/raise-after'), 200),
-    ('an app that is cancelled', request('GET', '/cancelled'), 500),
-    ('an app that calls exit', request('GET', '/exit'), 500),
-    ('an app that is refused a connection', request('GET', '/refused'), 500),
-    ('an app that breaks a header', request('GET', '/break-header'), 500),
-    ('an app that breaks the status', request('GET', '/break-status'), 500),
-    ('an app that keeps the connection', request('GET', '/keep-alive'), 500),
-    ('an app that does not start', request('GET', '/no-start'), 500),
-    ('an app that starts twice', request('GET', '/start-twice'), 500),
+FAILURES = {  # each a question: what is wrong, beside a next client that is not served
+    'an empty connection': sends(b''),
+    'a request line of one word': sends(b'mick\r\n\r\n'),
+    'a request line alone': sends(b'GET / HTTP/1.1\r\n'),
+    'bytes that are no text': sends(b'\xff\xfe\x00\r\n\r\n'),
+    'a TLS handshake': sends(b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + bytes(range(256)) * 2),
+    'a head that is cut short': sends(b'GET / HTTP/1.1\r\nHost: x\r\n'),
+    'a body that is cut short': sends(request('POST', '/body', LENGTH + '9') + b'x'),
+    'a header without a colon': sends(request('GET', '/', 'mick')),
+    'a Content-Length in words': sends(request('POST', '/body', LENGTH + 'ten')),
+    'a negative Content-Length': sends(request('POST', '/body', LENGTH + '-1')),
+    'a Content-Length of 5000 digits': sends(request('POST', '/body', LENGTH + '9' * 5000) + b'x' * 100_000),
+    'a long request line': sends(request('GET', '/' + 'x' * 100_000)),
+    'a large head': sends(request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100)),
+    'a client that resets while it is silent': reset_while_silent,
+    'a client that resets while it asks': reset_while_asking,
+    'a client that resets while it reads': reset_while_reading,
+    'a client that resets after an error': reset_after_an_error,
+    'a client that is silent after its reply': silent_after_its_reply,
+    'an app that raises': sends(request('GET', '/raise-before')),
+    'an app that raises half-way': fails_half_way,
+    'an app that is cancelled': sends(request('GET', '/cancelled')),
+    'an app that is refused a connection': sends(request('GET', '/refused')),
+    'an app that calls exit': sends(request('GET', '/exit')),
+}
+
+
+@started_with(apps=PROBES, judges_ends=True)
+def outlives(server, tell=tell_nobody):
+    """whatever fails, the next client is served"""
+    return verdict(go_through(server, FAILURES), f'{len(FAILURES)} failures are survived')
+
+
+def bad_request(reply):
+    """400"""
+    return reply.status == 400
+
+
+def refused(reply):
+    """an error"""
+    return reply.status >= 400 or not reply.status and reply.end != OPEN
+
+
+def unchunked(reply):
+    """b'hello', or an error"""
+    return reply.status == 200 and reply.body == b'hello' or refused(reply)
+
+
+def spaced(reply):
+    """b'one two', or an error"""
+    return reply.status == 200 and re.fullmatch(b'one +two', reply.body) or refused(reply)
+
+
+def overlooked(reply):
+    """b'', or an error"""
+    return reply.status == 200 and reply.body == b'' or refused(reply)
+
+
+CHUNKED = 'Transfer-Encoding: chunked'
+MALFORMED = [  # what it is, its bytes, what is due, and by which section; "should" where it is no MUST
+    ('no Host', b'GET / HTTP/1.1\r\n\r\n', bad_request, 'RFC 9112, section 3.2'),
+    ('two Hosts', request('GET', '/', 'Host: other'), bad_request, 'RFC 9112, section 3.2'),
+    ('a Host with a space', b'GET / HTTP/1.1\r\nHost: a b\r\n\r\n', bad_request, 'RFC 9112, section 3.2'),
+    ('a space before a colon', request('GET', '/', 'X-Probe : x'), bad_request, 'RFC 9112, section 5.1'),
+    ('a NUL in a header', request('GET', '/header', 'X-Probe: one\0two'), spaced, 'RFC 9110, section 5.5'),
+    ('a CR in a header', request('GET', '/header', 'X-Probe: one\rtwo'), spaced, 'RFC 9112, section 2.2'),
+    ('a folded header', request('GET', '/header', 'X-Probe: one', ' two'), spaced, 'RFC 9112, section 5.2'),
+    ('a first header that is indented', b'GET /header HTTP/1.1\r\n X-Probe: x\r\nHost: x\r\n\r\n', overlooked,
+     'RFC 9112, section 2.2'),
+    ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), bad_request, 'RFC 9112, section 6.3'),
+    ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), bad_request, 'RFC 9112, section 6.3'),
+    ('a Content-Length with a sign', request('POST', '/', LENGTH + '+1') + b'x', bad_request,
+     'RFC 9112, section 6.3'),
+    ('a Content-Length as Python writes it', request('POST', '/', LENGTH + '1_0') + b'x' * 10, bad_request,
+     'RFC 9112, section 6.3'),
+    ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', bad_request,
+     'RFC 9112, section 6.3'),
+    ('a chunked body', request('POST', '/body', CHUNKED) + b'5\r\nhello\r\n0\r\n\r\n', unchunked,
+     'RFC 9112, section 6.3'),
+    ('a chunked body with a Content-Length',
+     request('POST', '/body', LENGTH + '4', CHUNKED) + b'5\r\nhello\r\n0\r\n\r\n', unchunked,
+     'RFC 9112, section 6.3'),
+    ('a chunk without a size', request('POST', '/body', CHUNKED) + b'mick\r\n\r\n0\r\n\r\n', refused,
+     'RFC 9112, section 7.1'),
+    ('a body that is coded, but not chunked', request('POST', '/body', 'Transfer-Encoding: gzip') + b'x',
+     refused, 'RFC 9112, section 6.3'),
+    ('a request line of one word', b'mick\r\n\r\n', refused, 'should, RFC 9112, section 3'),
+    ('a version in words', b'GET / HTTP/one\r\nHost: x\r\n\r\n', refused, 'should, RFC 9112, section 3'),
+    ('a target without a slash', request('GET', 'mick'), refused, 'should, RFC 9112, section 3.2'),
+    ('a control character in the target', request('GET', '/\x7f'), refused, 'should, RFC 9112, section 3.2'),
+    ('a name and password in the target', request('GET', 'http://u:p@evil/'), refused,
+     'should, RFC 9110, section 4.2.4'),
+    ('a header without a colon', request('GET', '/', 'mick'), refused, 'should, RFC 9112, section 2.2'),
+    ('a header without a name', request('GET', '/', ': mick'), refused, 'should, RFC 9112, section 2.2'),
 ]
 
-EXPERIMENTS = [hello, environ, whole_request, whole_response, validator, binary_body, bad_requests]
+
+def gets(data, due, section):
+    """A question: whether the answer to these bytes is what is due."""
+    def ask(server):
+        reply = fetch(server, data)
+        if not due(reply):
+            return f'{reply} instead of {due.__doc__} ({section})'
+    return ask
+
+
+@started_with(apps=PROBES, judges_ends=True)
+def refuses(server, tell=tell_nobody):
+    """a request that is not well-formed is refused"""
+    questions = {name: gets(data, due, section) for name, data, due, section in MALFORMED}
+    return verdict(go_through(server, questions), f'{len(questions)} requests are refused')
+
+
+def without(*words):
+    """A rule for what must not be sent."""
+    def broken(reply):
+        return next((f'{word!r} is sent' for word in words if word in reply.data), '')
+    return broken
+
+
+def no_success(reply):
+    return f'{reply} instead of 500' if 0 < reply.status < 400 else ''
+
+
+def no_content(reply):
+    sent = [name for name in ('Content-Length', 'Transfer-Encoding') if reply.values(name)]
+    return ' and '.join(sent) + ' is sent' if sent and reply.status == 204 else no_body(reply)
+
+
+def no_body(reply):
+    return f'{reply.extra[:20]!r} is sent behind the headers' if reply.extra else ''
+
+
+def well_formed(reply):
+    return f'{reply.problem}' if reply.problem or reply.extra else ''
+
+
+def no_more_than_announced(reply):
+    return f'{reply.extra!r} is sent behind the 3 bytes' if reply.extra else ''
+
+
+def visibly_incomplete(reply):
+    if not 0 < reply.status < 400:
+        return ''
+    if reply.complete:
+        return f'3 bytes of 11 look whole: {reply}'
+    return 'the client waits for the rest, and nothing ends the connection' if reply.end == OPEN else ''
+
+
+def not_kept(reply):
+    return "'keep-alive' is sent" if 'keep-alive' in ', '.join(reply.values('Connection')).lower() else ''
+
+
+PROMISES = [  # what the application does, the path, what is wrong with the reply, and by which section
+    ('a header with a line break', '/break-header', without(b'\nX-Smuggled'), 'RFC 9110, section 5.5'),
+    ('a status with a line break', '/break-status', without(b'\nX-Smuggled'), 'RFC 9112, section 4'),
+    ('a status with an ESC', '/escape-status', without(b'\x1b'), 'RFC 9112, section 4'),
+    ('a header with a NUL', '/nul-header', without(b'one\0'), 'RFC 9110, section 5.5'),
+    ('a header that is bytes', '/bytes-header', without(b"b'one'"), 'PEP 3333, A Note On String Types'),
+    ('a header name with a space', '/space-name', without(b'X Break:'), 'RFC 9110, section 5.1'),
+    ('a header name with a colon', '/colon-name', without(b'X-Break: one'), 'RFC 9110, section 5.1'),
+    ('Connection: keep-alive', '/keep-alive', not_kept, 'PEP 3333, Other HTTP Features'),
+    ('Transfer-Encoding: chunked', '/own-chunks', well_formed, 'PEP 3333, Other HTTP Features'),
+    ('no start_response()', '/no-start', no_success, 'PEP 3333, The start_response() Callable'),
+    ('start_response() twice', '/start-twice', no_success, 'PEP 3333, The start_response() Callable'),
+    ('more than its Content-Length', '/too-much', no_more_than_announced,
+     'PEP 3333, Handling the Content-Length Header'),
+    ('less than its Content-Length', '/too-little', visibly_incomplete,
+     'PEP 3333, Handling the Content-Length Header'),
+    ('a Content-Length and a body in a 204', '/no-content', no_content, 'RFC 9110, sections 8.6 and 15.3.5'),
+    ('a body in a 304', '/not-modified', no_body, 'RFC 9110, section 15.4.5'),
+]
+
+
+def holds_to(method, path, broken, section):
+    """A question: whether the reply is one that the server may send, whatever the application does."""
+    def ask(server):
+        complaint = broken(fetch(server, request(method, path)))
+        return complaint and f'{complaint} ({section})'
+    return ask
+
+
+@started_with(apps=PROBES, judges_ends=True)
+def promises(server, tell=tell_nobody):
+    """the application is held to its promises"""
+    questions = {f'an app with {name}': holds_to('GET', *rest) for name, *rest in PROMISES}
+    questions['an app with a body for HEAD'] = holds_to('HEAD', '/', no_body, 'RFC 9110, section 9.3.2')
+    return verdict(go_through(server, questions), f'{len(questions)} promises are kept, or not sent')
+
+
+EXPERIMENTS = [hello, environ, whole_request, whole_response, validator, binary_body,
+               outlives, refuses, promises]

@@ -25,11 +25,11 @@ final         holds          holds         holds        holds      holds       h
 
 # The same with part2.py.
 PART2 = """
-stage  hello  environ  whole_request  whole_response  validator  binary_body  bad_requests
-v1.0   holds  bug      bug            bug             bug        holds        bug
-v1.1   holds  holds    holds          bug             bug        holds        bug
-v1.2   holds  holds    holds          holds           holds      holds        bug
-final  holds  holds    holds          holds           holds      holds        holds
+stage  hello  environ  whole_request  whole_response  validator  binary_body  outlives  refuses  promises
+v1.0   holds  bug      bug            bug             bug        holds        bug       bug      bug
+v1.1   holds  holds    holds          bug             bug        holds        bug       bug      bug
+v1.2   holds  holds    holds          holds           holds      holds        bug       bug      bug
+final  holds  holds    holds          holds           holds      holds        holds     holds    holds
 """
 
 

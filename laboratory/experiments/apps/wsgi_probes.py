@@ -1,24 +1,50 @@
-"""The application that the part 2 experiments run: what it does is chosen by the path."""
+"""The application that the part 2 experiments run: what it does is chosen by the path.
+
+It works in any number of processes: what the experiment holds or wants to know is in the files of a
+folder, which the server is given as PROBES. A reader who runs it by hand needs none.
+"""
 import asyncio
 import json
 import os
-import signal
 import sys
+import time
 from wsgiref.validate import validator
 
-TEXT = [('Content-Type', 'text/plain')]
+TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
 ALL_BYTES = bytes(range(256))
+FOLDER = os.environ.get('PROBES')
 
 
-class Closable:
-    """An iterable that counts how often a server has called close()."""
-    closed = 0
+def note(name, text, environ):
+    """Append a line to a file of the folder; without one, print it where the server prints."""
+    if not FOLDER:
+        print(text, file=environ['wsgi.errors'], flush=True)
+        return
+    with open(f'{FOLDER}/{name}', 'a') as file:
+        file.write(f'{text}\n')
+
+
+def wait_for_the_experiment():
+    """Wait until the experiment lets go of its FIFO; without one, two seconds."""
+    if not FOLDER:
+        time.sleep(2)
+    elif os.path.exists(f'{FOLDER}/fifo'):
+        with open(f'{FOLDER}/fifo') as fifo:
+            fifo.read()
+
+
+class Noted:
+    """The iterable of an application, that notes when a server calls its close()."""
+    def __init__(self, iterable, environ):
+        self.iterable, self.environ = iterable, environ
 
     def __iter__(self):
-        yield b'to be closed'
+        return iter(self.iterable)
 
     def close(self):
-        Closable.closed += 1
+        note('closed', 'close() was called', self.environ)
+        if hasattr(self.iterable, 'close'):
+            self.iterable.close()
 
 
 def app(environ, start_response):
@@ -26,19 +52,41 @@ def app(environ, start_response):
     return behaviour(environ, start_response)
 
 
+def answer(status, *headers, body=(b'a body',)):
+    """An application that gives always the same answer."""
+    def behaviour(environ, start_response):
+        start_response(status, [*TEXT, *headers])
+        return list(body)
+    return behaviour
+
+
+def fail(error):
+    """An application that raises."""
+    def behaviour(environ, start_response):
+        raise error
+    return behaviour
+
+
 def show_environ(environ, start_response):
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     text = {name: value for name, value in environ.items() if isinstance(value, str)}
     return [json.dumps(text).encode()]
 
 
+def show_header(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    return [environ.get('HTTP_X_PROBE', '').encode('latin-1')]
+
+
 def show_body(environ, start_response):
-    start_response('200 OK', TEXT)
-    return [environ['wsgi.input'].read(1_000_000)]
+    length = environ.get('CONTENT_LENGTH') or (1_000_000 if environ['REQUEST_METHOD'] == 'POST' else 0)
+    body = environ['wsgi.input'].read(int(length))
+    start_response('200 OK', [*TEXT])
+    return [body]
 
 
 def use_write(environ, start_response):
-    write = start_response('200 OK', TEXT)
+    write = start_response('200 OK', [*TEXT])
     write(b'written, ')
     return [b'returned']
 
@@ -49,9 +97,9 @@ def change_status_before_headers(environ, start_response):
         try:
             raise KeyError
         except KeyError:
-            start_response('500 Changed', TEXT, sys.exc_info())
+            start_response('500 Changed', [*TEXT], sys.exc_info())
         yield b'changed'
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     return body()
 
 
@@ -62,88 +110,36 @@ def change_status_after_headers(environ, start_response):
             raise KeyError
         except KeyError:
             try:
-                start_response('500 Changed', TEXT, sys.exc_info())
+                start_response('500 Changed', [*TEXT], sys.exc_info())
             except KeyError:
                 yield b'raised again'
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     return body()
 
 
-def stop_between_chunks(environ, start_response):
+def wait_between_chunks(environ, start_response):
     def body():
         yield b'before, '
-        os.kill(os.getpid(), signal.SIGSTOP)
+        wait_for_the_experiment()
         yield b'after'
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     return body()
 
 
 def closable(environ, start_response):
-    start_response('200 OK', TEXT)
-    return Closable()
-
-
-def count_closed(environ, start_response):
-    start_response('200 OK', TEXT)
-    return [b'%d' % Closable.closed]
-
-
-def own_date_and_server(environ, start_response):
-    date = ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT')
-    start_response('200 OK', [*TEXT, date, ('server', 'a probe')])
-    return [b'own']
-
-
-def binary(environ, start_response):
-    start_response('200 OK', [('Content-Type', 'image/png')])
-    return [ALL_BYTES]
+    start_response('200 OK', [*TEXT])
+    return Noted([b'to be closed'], environ)
 
 
 def large(environ, start_response):
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     return (b'x' * 65536 for _ in range(300))
 
 
-def raise_before_headers(environ, start_response):
-    raise KeyError('before the headers')
-
-
 def raise_after_headers(environ, start_response):
-    start_response('200 OK', TEXT)
+    start_response('200 OK', [*TEXT])
     yield b'the first bytes'
     raise KeyError('after the headers')
-
-
-def exit_the_process(environ, start_response):
-    sys.exit('an application must not end its server')
-
-
-def cancelled(environ, start_response):
-    raise asyncio.CancelledError
-
-
-def no_content(environ, start_response):
-    start_response('204 No Content', [])
-    return [b'content']
-
-
-def refused_connection(environ, start_response):
-    raise ConnectionRefusedError('the database of the application, not the client')
-
-
-def break_a_header(environ, start_response):
-    start_response('200 OK', [('X-Break', 'one\r\nX-Smuggled: two')])
-    return [b'']
-
-
-def break_the_status(environ, start_response):
-    start_response('200 OK\r\nX-Smuggled: two', TEXT)
-    return [b'']
-
-
-def keep_alive(environ, start_response):
-    start_response('200 OK', [('Connection', 'keep-alive')])
-    return [b'']
 
 
 def do_not_start(environ, start_response):
@@ -151,43 +147,50 @@ def do_not_start(environ, start_response):
 
 
 def start_twice(environ, start_response):
-    start_response('200 OK', TEXT)
-    start_response('200 OK', TEXT)
-    return [b'']
+    start_response('200 OK', [*TEXT])
+    start_response('200 OK', [*TEXT])
+    return [b'started twice']
+
+
+def checked(environ, start_response):
+    """An application inside wsgiref.validate, whose complaints are noted."""
+    environ.setdefault('SCRIPT_NAME', '')  # PEP 3333 lets it be absent, the validator does not
+    try:
+        return Noted(validator(show_body)(environ, start_response), environ)
+    except AssertionError as complaint:
+        note('complaints', complaint, environ)
+        raise
 
 
 BEHAVIOURS = {
     '/body': show_body,
+    '/header': show_header,
     '/write': use_write,
     '/change-before': change_status_before_headers,
     '/change-after': change_status_after_headers,
-    '/stop': stop_between_chunks,
+    '/wait': wait_between_chunks,
     '/closable': closable,
-    '/closed': count_closed,
-    '/own-headers': own_date_and_server,
-    '/binary': binary,
+    '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
+    '/binary': answer('200 OK', body=[ALL_BYTES]),
     '/large': large,
-    '/raise-before': raise_before_headers,
+    '/raise-before': fail(KeyError('before the headers')),
     '/raise-after': raise_after_headers,
-    '/exit': exit_the_process,
-    '/cancelled': cancelled,
-    '/no-content': no_content,
-    '/refused': refused_connection,
-    '/break-header': break_a_header,
-    '/break-status': break_the_status,
-    '/keep-alive': keep_alive,
+    '/exit': fail(SystemExit('an application must not end its server')),
+    '/cancelled': fail(asyncio.CancelledError()),
+    '/refused': fail(ConnectionRefusedError('the database of the application, not the client')),
     '/no-start': do_not_start,
     '/start-twice': start_twice,
+    '/break-header': answer('200 OK', ('X-Break', 'one\r\nX-Smuggled: two')),
+    '/break-status': answer('200 OK\r\nX-Smuggled: two'),
+    '/escape-status': answer('200 O\x1bK'),
+    '/nul-header': answer('200 OK', ('X-Break', 'one\0two')),
+    '/bytes-header': answer('200 OK', ('X-Break', b'one')),
+    '/space-name': answer('200 OK', ('X Break', 'one')),
+    '/colon-name': answer('200 OK', ('X-Break: one; x', 'two')),
+    '/keep-alive': answer('200 OK', ('Connection', 'keep-alive')),
+    '/own-chunks': answer('200 OK', ('Transfer-Encoding', 'chunked')),
+    '/too-much': answer('200 OK', ('Content-Length', '3'), body=[b'ele', b'ven byte']),
+    '/too-little': answer('200 OK', ('Content-Length', '11'), body=[b'ele']),
+    '/no-content': answer('204 No Content', ('Content-Length', '6')),
+    '/not-modified': answer('304 Not Modified'),
 }
-
-
-complaints = []
-sys.unraisablehook = complaints.append  # where wsgiref.validate says that close() was not called
-
-
-def checked(environ, start_response):
-    """An application inside wsgiref.validate; answers 500 once that has complained."""
-    if complaints:
-        start_response('500 wsgiref.validate complains', TEXT)
-        return [str(complaints[0].exc_value).encode()]
-    return validator(show_body)(environ, start_response)
