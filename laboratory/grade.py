@@ -94,7 +94,8 @@ def report(experiment, verdict, part):
     tell(verdict.evidence, 'dim')
     if verdict.outcome == BUG:
         hint = HINTS[experiment.__name__]
-        console.print(f'           type: {hint.command}', markup=False, soft_wrap=True)
+        typed = hint.command.replace('\n', '\n' + ' ' * 17)
+        console.print(f'           type: {typed}', markup=False, soft_wrap=True)
         tell(hint.look)
         tell(f'cure: make diff-{cure(experiment, part).name}')
 
