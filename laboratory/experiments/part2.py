@@ -64,7 +64,8 @@ def go_through(server, questions):
             return [*wrong, f'{name}: {complaint}']
         if complaint:
             wrong.append(f'{name}: {complaint}')
-    return wrong
+    server.let_rest()  # the last one may have ended it only now
+    return [*wrong, f'{name}: the server ends'] if server.has_ended() else wrong
 
 
 @started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
@@ -76,7 +77,7 @@ def hello(server, tell=tell_nobody):
     return Verdict(BUG, f'no hello: {response}')
 
 
-ENVIRON = {  # what is due in it: a pattern, and None where it may be absent
+ENVIRON = {  # what is due in it, a pattern; None where it may be absent
     'PATH_INFO': '/caf\xc3\xa9 x', 'QUERY_STRING': 'a=1&b=%20', 'SCRIPT_NAME': '|None',
     'HTTP_X_PROBE': 'one, ?two', 'HTTP_HOST': 'localhost', 'SERVER_NAME': '.+', 'SERVER_PORT': '[0-9]+',
     'SERVER_PROTOCOL': 'HTTP/1.1', 'REMOTE_ADDR': '127.0.0.1|::ffff:127.0.0.1|::1|None',
@@ -93,6 +94,8 @@ def environ(server, tell=tell_nobody):
         return Verdict(BUG, f'no environ comes back: {response}')
     wrong = [f'{name} is {seen.get(name)!r}' for name, due in ENVIRON.items()
              if not re.fullmatch(due, str(seen.get(name)))]
+    if wrong:
+        wrong[-1] += ' (PEP 3333, environ Variables, and RFC 3875, section 4.1)'
     return verdict(wrong, f'{len(ENVIRON)} variables of the environ are right')
 
 
