@@ -65,7 +65,8 @@ def exchange(server, data=REQUEST):
 def read_reply(client, server, method='GET'):
     """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
     parser, events = h11.Connection(h11.CLIENT), []
-    parser.send(h11.Request(method=method, target='/', headers=[('Host', 'localhost'), ('Connection', 'close')]))
+    headers = [('Host', 'localhost'), ('Connection', 'close')]
+    parser.send(h11.Request(method=method, target='/', headers=headers))
     parser.send(h11.EndOfMessage())
     data, end, problem = bytearray(), OPEN, ''
     while end == OPEN and len(data) < MOST and server.wait_until(lambda: readable(client)):
