@@ -1,4 +1,4 @@
-"""make grade SERVER='python3 my_server.py': tests a server of your own, in any language, with every experiment.
+"""make grade SERVER='python3 my_server.py': tests a server of your own, in any language.
 
 The command is run by a shell, with the port to listen on in PORT; a {port} in it is replaced too.
 
@@ -21,15 +21,16 @@ from rich.padding import Padding
 from rich.text import Text
 
 from common import settings, stages
-from laboratory.experiments.hints import HINTS
+from laboratory.experiments.hints import HINTS, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
-from laboratory.experiments.verdicts import BUG, ENDED, ERROR, HOLDS, NO_ANSWER, measure
-from laboratory.instruments.client import ask, connect
+from laboratory.experiments.verdicts import BUG, HOLDS, NO_CHILD, NO_VERDICT, by_eintr, measure
+from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
 from laboratory.instruments.terminal import STYLES, console, run
 
 SECONDS = 60  # for each question; more for a slow server
 SLOWEST = 5  # seconds that a reply may take
+BETWEEN = 1.5  # seconds that it may pause
 PROCESSES = 100  # at the same time; the experiments need 25
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
@@ -44,8 +45,8 @@ def own_server(command, app=None, pep475='on', pace=0.0):
     command = command.replace('{port}', port)
     if app:
         command = command.replace('{app}', app) if '{app}' in command else f'{command} {app}'
-    if pep475 == 'off':  # -I and -E would keep the accept() of Python 2 out; -s does not
-        command = re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
+    if pep475 == 'off':
+        command = heeding_pythonpath(command)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
@@ -53,15 +54,26 @@ def own_server(command, app=None, pep475='on', pace=0.0):
     return ServerProcess(['sh', '-c', f'{LIMITS}; {command}'], env=env, bounds=bounds, pace=pace)
 
 
+def heeding_pythonpath(command):
+    """The command with -s for Python's -I and -E, which would keep the accept() of Python 2 out."""
+    return re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
+
+
 def try_out(start, app):
-    """Be the first client; return the seconds that the reply took. A server that does not answer is broken."""
+    """Be the first client; return the seconds until the last byte came. Without an answer it is broken."""
     with start(app, pace=SLOWEST / 3) as server:
         try:
             with connect(server) as client:
-                began = time.monotonic()
-                if ask(client, server):
-                    return time.monotonic() - began
-            server.broken = 'did not answer a request'
+                began = took = time.monotonic()
+                client.sendall(REQUEST)
+                while took - began < SLOWEST and server.wait_until(partial(readable, client)):
+                    if not client.recv(65536):
+                        break
+                    took, server.pace = time.monotonic(), BETWEEN / 3
+                if took > began:
+                    return took - began
+            server.broken = ('ended when its first client came' if server.has_ended() else
+                             f'did not answer a request within {SLOWEST} seconds')
         except OSError as error:
             server.broken = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
 
@@ -72,55 +84,78 @@ def asked_for(stage):
     return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == HOLDS]
 
 
-def cure(experiment, part):
-    """The stage from which on that experiment finds no bug."""
-    bad = [stage for stage in part if expected(stage.part)[stage.name][experiment.__name__] == BUG]
+def cure(name, part):
+    """The stage from which on the experiment of that name finds no bug."""
+    bad = [stage for stage in part if expected(stage.part)[stage.name][name] == BUG]
     return part[part.index(bad[-1]) + 1]
 
 
-def nearest(bugs, part):
-    """The stage whose bugs are most nearly those."""
-    def difference(stage):
-        row = expected(stage.part)[stage.name]
-        return len(bugs ^ {name for name in row if row[name] == BUG})
-    return min(part, key=difference)
-
-
-def report(experiment, verdict, part):
-    """Print a verdict and, for a bug, how to see and how to cure it."""
+def report(experiment, verdict, part, command):
+    """Print a verdict and, for a bug, how to see it, what it usually is and how to cure it."""
     def tell(text, style=''):
         console.print(Padding(Text(text, style), (0, 0, 0, 11)), soft_wrap=False)
     console.print(f'[{STYLES.get(verdict.outcome, "dim")}]{verdict.outcome:<10}[/] {experiment.__doc__}')
     tell(verdict.evidence, 'dim')
     if verdict.outcome == BUG:
-        hint = HINTS[experiment.__name__]
-        typed = hint.command.replace('\n', '\n' + ' ' * 17)
-        console.print(f'           type: {typed}', markup=False, soft_wrap=True)
-        tell(hint.look)
-        tell(f'cure: make diff-{cure(experiment, part).name}')
+        shown = hint(experiment.__name__, verdict.evidence)
+        typed = shown.command.replace('{server}', as_one_word(heeding_pythonpath(command)))
+        below = '\n' + ' ' * 17
+        console.print(f'           type: {below.join(typed.splitlines())}', markup=False, soft_wrap=True)
+        tell(shown.look)
+        name = 'one_child' if shown is HINTS['one_child'] else experiment.__name__
+        tell(f'cure: make diff-{cure(name, part).name}')
 
 
-def summary(verdicts, part, goal):
+def as_one_word(command):
+    """A command as it can stand between others."""
+    return command if re.fullmatch(r'[\w./ =:-]+', command) else f'sh -c {shlex.quote(command)}'
+
+
+def summary(verdicts, goal):
     """Print what was measured, and which stage is like that."""
+    stopped = [experiment for experiment, verdict in verdicts.items() if verdict.outcome in NO_VERDICT]
     outcomes = {experiment.__name__: verdict.outcome for experiment, verdict in verdicts.items()}
-    bugs = {name for name, outcome in outcomes.items() if outcome == BUG}
-    stopped = [(experiment, verdict) for experiment, verdict in verdicts.items()
-               if verdict.outcome in (ENDED, ERROR, NO_ANSWER)]
-    if stopped and not ('eintr' in bugs and all('EINTR' in verdict.evidence for _, verdict in stopped)):
-        experiment, verdict = stopped[0]
-        console.print(f'\n[bold]Yours behaves like no stage[/]: asked whether it {experiment.__doc__}: {verdict.evidence}.')
-        print(*([' It printed:', *verdict.printed] if verdict.printed else [' It printed nothing.']), sep='\n')
-        console.print('Mend that first, and grade it again.')
+    asked = outcomes.keys() - {experiment.__name__ for experiment in stopped}
+    print()
+    if stopped and not (outcomes.get('eintr') == BUG and all(by_eintr(verdicts[name]) for name in stopped)):
+        return like_none(stopped[0], verdicts[stopped[0]])
+
+    def unlike(stage):
+        row = expected(stage.part)[stage.name]
+        return {name: row[name] for name in outcomes if name in asked and outcomes[name] != row[name]}
+
+    def distance(stage):
+        differences = unlike(stage)
+        return sum(BUG in (outcomes[name], there) for name, there in differences.items()), len(differences)
+
+    part = stages.stages_of(goal.part)
+    like = min([goal, *part], key=distance)
+    bugs = '; '.join(HINTS[name].bug for name, outcome in outcomes.items() if outcome == BUG)
+    if unlike(like):
+        print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
+        if outcomes.get('one_child') == NO_CHILD:
+            print('It forks no child for a client, as far as seen: an event loop, threads, or a fixed pool.')
+        print(f'Nearest stage: {like.name}; unlike it, yours:')
+        for experiment in verdicts:
+            if there := unlike(like).get(experiment.__name__):
+                print(f'    {experiment.__doc__}: {verdicts[experiment].outcome}, not {there}')
         return
-    like = nearest(bugs, part)
-    row = expected(like.part)[like.name]
-    same = all(outcomes[name] == row[name] for name in outcomes)
-    words = '; '.join(HINTS[name].bug for name in outcomes if name in bugs) or 'no bug was found'
-    if same and like == goal:
-        console.print(f'\n[bold]Yours behaves like {like.name}[/]: {words}.')
-    else:
-        console.print(f'\n[bold]Yours: {words}.[/]')
-    return
+    console.print(f'[bold]Yours behaves like {like.name}[/]: {bugs or "no bug was found"}.')
+    if stopped:
+        print('Where it has ended, EINTR has ended it.')
+    if like != part[-1]:
+        following = part[part.index(like) + 1].name
+        print(f'Next: {following}, make diff-{following}')
+
+
+def like_none(experiment, verdict):
+    """Print what keeps a server from being like any stage."""
+    console.print('[bold]Yours behaves like no stage.[/]')
+    print(f'Asked whether it {experiment.__doc__}: {verdict.evidence}.')
+    print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
+    if by_eintr(verdict):
+        print('A SIGCHLD has ended accept(), and you did not call it again: make diff-part3-v1.3')
+    print('Mend that first, and grade it again.')
 
 
 def grade(command, goal):
@@ -133,9 +168,9 @@ def grade(command, goal):
         for experiment in asked_for(goal):
             status.update(f'{experiment.__doc__}?')
             verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))
-            report(experiment, verdict, part)
-    summary(verdicts, part, goal)
-    return not any(verdict.outcome in (BUG, ENDED, ERROR, NO_ANSWER) for verdict in verdicts.values())
+            report(experiment, verdict, part, command)
+    summary(verdicts, goal)
+    return not any(verdict.outcome in (BUG, *NO_VERDICT) for verdict in verdicts.values())
 
 
 def changes(command):

@@ -16,7 +16,7 @@ import pytest
 from common.stages import ROOT, Stage, find_stage
 from laboratory.experiments import part2
 from laboratory.experiments.apps import wsgi_probes
-from laboratory.experiments.hints import HINTS
+from laboratory.experiments.hints import HINTS, VARIANTS, hint
 from laboratory.experiments.tables import expected
 from laboratory.experiments.verdicts import BUG, ENDED, HOLDS, NOT_TESTED, measure
 from laboratory.grade import own_server
@@ -105,7 +105,8 @@ def test_what_came_is_told_in_words(reply, words):
     (part2.refused, [Reply(status=400), Reply(status=501), Reply(end=FIN), Reply(end=RST)],
      [Reply(status=200), Reply(end=OPEN)]),
     (part2.unchunked, [Reply(status=200, body=b'hello'), Reply(status=411)], [Reply(status=200)]),
-    (part2.spaced, [Reply(status=200, body=b'one  two'), Reply(status=400)], [Reply(status=200, body=b'one')]),
+    (part2.spaced, [Reply(status=200, body=b'one  two'), Reply(status=400)],
+     [Reply(status=200, body=b'one\0two')]),
     (part2.overlooked, [Reply(status=200), Reply(status=400)], [Reply(status=200, body=b'x')]),
 ])
 def test_every_answer_is_taken_that_the_rfcs_allow(due, taken, not_taken):
@@ -206,7 +207,7 @@ TYPED = {
     'binary_body': ('part2-v1.2', ('        echo(\'> \', data)\n        self.client_fd',
                                    '        data = data.decode("latin-1").encode()\n        self.client_fd'),
                     ' 194 128 194 129', ' 127 128'),
-    'outlives': ('part2-v1.2', None, "ValueError: not enough values", 'HTTP/1.1 200 OK'),
+    'outlives': ('part2-v1.2', None, "KeyError: 'before the headers'", 'HTTP/1.1 200 OK'),
     'refuses': ('part2-v1.2', None, 'HTTP/1.1 200 OK', '400'),
     'promises': ('part2-v1.2', None, r'\nX-Smuggled: two', '500'),
 }
@@ -223,6 +224,37 @@ def test_a_hint_that_is_typed_shows_what_it_promises(tool, tmp_path, experiment)
     said = typed(HINTS[experiment].command, tmp_path)
     assert re.search(shown, said, re.DOTALL), said
     assert not re.search(not_shown, said), said
+
+
+# what the evidence says first; the stage that has the bug; what is seen when the hint is typed
+VARIANTS_TYPED = [
+    ('outlives', 'an empty connection', 'part2-v1.2', 'ValueError: not enough values', '200 OK'),
+    ('outlives', 'bytes that are no text', 'part2-v1.2', 'ValueError: not enough values', '200 OK'),
+    ('outlives', 'an app that calls exit', 'part2-v1.2', 'must not end its server', '200 OK'),
+    ('outlives', 'an app that raises half-way', 'part2-v1.2', 'exit status 0', 'exit status [1-9]'),
+    ('refuses', 'no Host', 'part2-v1.2', 'HTTP/1.1 200 OK', ' 400 '),
+    ('refuses', 'a NUL in a header', 'part2-v1.2', 'HTTP/1.1 200 OK', ' 400 '),
+    ('refuses', 'a Content-Length in words', 'part2-v1.2', 'ValueError: invalid literal', 'HTTP/1.1'),
+    ('refuses', 'a chunked body', 'part2-v1.2', 'Connection: close\r?\n\r?\n', 'hello'),
+    ('promises', 'a status with an ESC', 'part2-v1.2', 'HTTP/1.1 200 O\x1bK', ' 500 '),
+    ('promises', 'more than its Content-Length', 'part2-v1.2', 'eleven byte', ' 500 '),
+    ('promises', 'a body for HEAD', 'part2-v1.2', '"REQUEST_METHOD": "HEAD"', ' 500 '),
+]
+
+
+@pytest.mark.parametrize(('experiment', 'name', 'stage', 'shown', 'not_shown'), VARIANTS_TYPED)
+def test_the_hint_for_one_wrong_thing_shows_that(tool, tmp_path, experiment, name, stage, shown, not_shown):
+    tool('curl')
+    shutil.copy(ROOT / find_stage(stage).server, tmp_path / 'my_server.py')
+    said = typed(hint(experiment, f'wrong: {name}: ...; and more').command, tmp_path)
+    assert re.search(shown, said, re.DOTALL), said
+    assert not re.search(not_shown, said), said
+
+
+def test_there_is_a_hint_for_each_malformed_request_and_each_broken_promise():
+    patterns = [pattern for _, pattern, _ in VARIANTS]
+    for name, *_ in part2.MALFORMED + part2.PROMISES:
+        assert f'^wrong: {re.escape(name)}: ' in patterns
 
 
 def typed(command, folder):

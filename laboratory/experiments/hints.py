@@ -1,21 +1,32 @@
-"""What to tell somebody whose server has a bug: a command that shows it, and what to look for."""
+"""What to tell somebody whose server has a bug: a command that shows it, and what to look for.
+
+The commands are typed in the top folder, while the server runs on port 8888; {server} is the
+command that starts it.
+"""
+import re
 from typing import NamedTuple
+
+from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
+from laboratory.instruments.client import request
 
 
 class Hint(NamedTuple):
     bug: str  # in a few words, after 'Yours'
-    command: str  # to be typed while the server runs on port 8888
+    command: str
     look: str
 
 
 CURL = 'curl --max-time 2 http://localhost:8888/hello'
 RUN = 'PORT=8888 PYTHONPATH={} python3 my_server.py {} &'
 WITH_HELLO = RUN.format('part2/apps', 'flaskapp:app')
+NEXT = 'curl -i --max-time 2 http://localhost:8888/'
 WITH_PROBES = RUN.format('laboratory/experiments/apps', 'wsgi_probes:app')
+SILENT = 'sleep 9 | telnet localhost 8888 & sleep 1'
+LAST_PID = r"sed 's/.*pid=\([0-9]*\).*/\1/' | tail -1"  # of what ss -p says
 HINTS = {
     'silent_client': Hint(
         'waits for a silent client',
-        f'sleep 9 | telnet localhost 8888 & sleep 1; {CURL}',
+        f'{SILENT}; {CURL}',
         'You see curl time out: while you wait for one client, you serve nobody else.'),
     'end_of_reply': Hint(
         'never ends a reply',
@@ -27,18 +38,21 @@ HINTS = {
     'one_child': Hint(
         'leaves zombies',
         f'{CURL}; ps -A -o pid,ppid,stat,comm | grep Z',
-        'You see your child as a zombie (Z), or alive still: you never wait() for it.'),
+        'You see your child as a zombie (Z): it has ended, and you do not wait() for it.'),
     'eintr': Hint(
         'ends at EINTR',
-        f'make trace SERVER=...; or (sleep 1; echo mick) | telnet localhost 8888; {CURL}',
-        'You see the second client fail: accept() ended with EINTR, and you did not call it again.'),
+        'PORT=8889 PYTHONPATH=$PWD/common/python2_accept {server} & '
+        'sleep 1; for i in 1 2 3; do curl --max-time 2 http://localhost:8889/hello; sleep 1; done; kill $!',
+        'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
+        'a SIGCHLD ended accept() with EINTR, and you did not call it again.'),
     'children_at_once': Hint(
         'loses children that end together',
         'make client MAX_CLIENTS=128 HOLD=0; ps -A -o pid,ppid,stat,comm | grep -c Z',
         'You see zombies stay: SIGCHLD is not queued, and you reap one child for each.'),
     'stopped_child': Hint(
         'hangs while a child is stopped',
-        f'sleep 9 | telnet localhost 8888 & sleep 1; kill -STOP YOUR_CHILD; {CURL}',
+        f"{SILENT}; child=$(ss -tnpH 'sport = :8888' | {LAST_PID}); "
+        f'kill -STOP $child; {CURL}; kill -CONT $child',
         'You see curl time out: your handler waits for a child that has not ended.'),
     'hello': Hint(
         'does not run every framework',
@@ -74,19 +88,72 @@ HINTS = {
         'You see other numbers than 0 to 255: you decode, strip or split what you should pass on.'),
     'outlives': Hint(
         'does not outlive its clients and its application',
-        f'{WITH_PROBES}\n'
-        'curl -s --max-time 2 telnet://localhost:8888 </dev/null; curl http://localhost:8888/raise-before\n'
-        'curl -i --max-time 2 http://localhost:8888/',
-        'You see no answer to the last of these clients: one that said nothing, or an application that '
-        'raised, has ended your server. Catch it at the one place where you handle a request.'),
+        f'{WITH_PROBES}\ncurl http://localhost:8888/raise-before; {NEXT}',
+        'You see no answer to the last client: one client, or one request, has ended your server or holds '
+        'it. Catch what fails at the one place where you handle a request.'),
     'refuses': Hint(
         'takes requests that are not well-formed',
         f"{WITH_PROBES}\ncurl -i -H 'Host:' http://localhost:8888/",
-        'You see 200 for a request without Host: you split the lines and take what you get. Match each '
-        'line against the grammar, and answer 400.'),
+        'You see 200, or no answer at all, where an error is due: you split the lines and take what you '
+        'get. Match each against the grammar, and answer 400.'),
     'promises': Hint(
         'sends what an application must not',
         f'{WITH_PROBES}\ncurl -i http://localhost:8888/break-header',
-        'You see X-Smuggled as a header of its own: you send what start_response() is given, and do not '
-        'check it.'),
+        'You see on the wire what the application must not send, or a 200 that it has no right to: you '
+        'send what start_response() and the body are, and do not check it.'),
 }
+
+
+def as_typed(data):
+    """The command that sends these bytes and shows the answer."""
+    text = ''.join(chr(byte) if chr(byte).isprintable() and byte < 127 else f'\\{byte:03o}'
+                   for byte in data.replace(b'\\', b'\\\\').replace(b'%', b'%%').replace(b"'", b'\\047'))
+    text = text.replace('\\015', '\\r').replace('\\012', '\\n')
+    return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
+
+
+def variants(experiment, commands):
+    """What VARIANTS has for the first thing that is wrong: {its name: the command that shows it}."""
+    hint = HINTS[experiment]
+    return [(experiment, f'^wrong: {re.escape(name)}: ', hint._replace(command=f'{WITH_PROBES}\n{command}'))
+            for name, command in commands.items()]
+
+
+# The same bug, seen otherwise: (experiment, what its evidence says, hint)
+VARIANTS = [
+    ('end_of_reply', 'RST', Hint(
+        'resets connections',
+        CURL, 'You see curl: (56), reset by peer: close() resets where bytes of the request are unread, '
+        'or where SO_LINGER has 0 seconds.')),
+    ('descriptors', ' 0 of them sockets', Hint(
+        'leaks descriptors',
+        f"{CURL}; {CURL}; ls -l /proc/$(ss -tlnpH 'sport = :8888' | {LAST_PID})/fd",
+        'You see a descriptor for every client that has gone: you opened it, and did not close it.')),
+    ('one_child', 'does not end', Hint(
+        'keeps children that have answered',
+        f'{CURL}; ps -A --forest -o pid,stat,args | tail -20',
+        'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).')),
+    ('children_at_once', r'^(\d+) zombies after \1 |one by one', HINTS['one_child']),
+    ('outlives', '^wrong: an app that raises half-way', Hint(
+        'sends half a body as if it were a whole one',
+        f'{WITH_PROBES}\ncurl -i http://localhost:8888/raise-after; echo "exit status $?"',
+        'You see exit status 0: FIN is how a body without Content-Length ends, so end it with a reset.')),
+    ('outlives', '^wrong: a client that is silent after its reply', Hint(
+        'waits for a client that has its reply',
+        f"{WITH_PROBES}\n(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'; sleep 9) | "
+        f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
+        'You see curl time out: once you have sent a reply, give its client a moment only to close.')),
+    *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
+                           if isinstance(data, bytes) and len(data) < 200}),
+    *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),
+    *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
+    *variants('promises', {HEAD: as_typed(request('HEAD', '/'))}),
+]
+
+
+def hint(experiment, evidence):
+    """The Hint for a bug that an experiment of that name has found."""
+    for name, pattern, variant in VARIANTS:
+        if name == experiment and re.search(pattern, evidence):
+            return variant
+    return HINTS[experiment]

@@ -262,37 +262,38 @@ def sends(data):
 
 
 LENGTH = 'Content-Length: '
-FAILURES = {  # each a question: what is wrong, beside a next client that is not served
-    'an empty connection': sends(b''),
-    'a request line of one word': sends(b'mick\r\n\r\n'),
-    'a request line alone': sends(b'GET / HTTP/1.1\r\n'),
-    'bytes that are no text': sends(b'\xff\xfe\x00\r\n\r\n'),
-    'a TLS handshake': sends(b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + bytes(range(256)) * 2),
-    'a head that is cut short': sends(b'GET / HTTP/1.1\r\nHost: x\r\n'),
-    'a body that is cut short': sends(request('POST', '/body', LENGTH + '9') + b'x'),
-    'a header without a colon': sends(request('GET', '/', 'mick')),
-    'a Content-Length in words': sends(request('POST', '/body', LENGTH + 'ten')),
-    'a negative Content-Length': sends(request('POST', '/body', LENGTH + '-1')),
-    'a Content-Length of 5000 digits': sends(request('POST', '/body', LENGTH + '9' * 5000) + b'x' * 100_000),
-    'a long request line': sends(request('GET', '/' + 'x' * 100_000)),
-    'a large head': sends(request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100)),
+FAILURES = {  # bytes to send, or a question of its own
+    'an empty connection': b'',
+    'a request line of one word': b'mick\r\n\r\n',
+    'a request line alone': b'GET / HTTP/1.1\r\n',
+    'bytes that are no text': b'\xff\xfe\x00\r\n\r\n',
+    'a TLS handshake': b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + bytes(range(256)) * 2,
+    'a head that is cut short': b'GET / HTTP/1.1\r\nHost: x\r\n',
+    'a body that is cut short': request('POST', '/body', LENGTH + '9') + b'x',
+    'a header without a colon': request('GET', '/', 'mick'),
+    'a Content-Length in words': request('POST', '/body', LENGTH + 'ten'),
+    'a negative Content-Length': request('POST', '/body', LENGTH + '-1'),
+    'a Content-Length of 5000 digits': request('POST', '/body', LENGTH + '9' * 5000) + b'x' * 100_000,
+    'a long request line': request('GET', '/' + 'x' * 100_000),
+    'a large head': request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100),
     'a client that resets while it is silent': reset_while_silent,
     'a client that resets while it asks': reset_while_asking,
     'a client that resets while it reads': reset_while_reading,
     'a client that resets after an error': reset_after_an_error,
     'a client that is silent after its reply': silent_after_its_reply,
-    'an app that raises': sends(request('GET', '/raise-before')),
+    'an app that raises': request('GET', '/raise-before'),
     'an app that raises half-way': fails_half_way,
-    'an app that is cancelled': sends(request('GET', '/cancelled')),
-    'an app that is refused a connection': sends(request('GET', '/refused')),
-    'an app that calls exit': sends(request('GET', '/exit')),
+    'an app that is cancelled': request('GET', '/cancelled'),
+    'an app that is refused a connection': request('GET', '/refused'),
+    'an app that calls exit': request('GET', '/exit'),
 }
 
 
 @started_with(apps=PROBES, judges_ends=True)
 def outlives(server, tell=tell_nobody):
     """whatever fails, the next client is served"""
-    return verdict(go_through(server, FAILURES), f'{len(FAILURES)} failures are survived')
+    questions = {name: fail if callable(fail) else sends(fail) for name, fail in FAILURES.items()}
+    return verdict(go_through(server, questions), f'{len(FAILURES)} failures are survived')
 
 
 def bad_request(reply):
@@ -415,6 +416,7 @@ def not_kept(reply):
     return "'keep-alive' is sent" if 'keep-alive' in ', '.join(reply.values('Connection')).lower() else ''
 
 
+HEAD = 'a body for HEAD'
 PROMISES = [  # what the application does, the path, what is wrong with the reply, and by which section
     ('a header with a line break', '/break-header', without(b'\nX-Smuggled'), 'RFC 9110, section 5.5'),
     ('a status with a line break', '/break-status', without(b'\nX-Smuggled'), 'RFC 9112, section 4'),
@@ -447,8 +449,8 @@ def holds_to(method, path, broken, section):
 @started_with(apps=PROBES, judges_ends=True)
 def promises(server, tell=tell_nobody):
     """the application is held to its promises"""
-    questions = {f'an app with {name}': holds_to('GET', *rest) for name, *rest in PROMISES}
-    questions['an app with a body for HEAD'] = holds_to('HEAD', '/', no_body, 'RFC 9110, section 9.3.2')
+    questions = {name: holds_to('GET', *rest) for name, *rest in PROMISES}
+    questions[HEAD] = holds_to('HEAD', '/', no_body, 'RFC 9110, section 9.3.2')
     return verdict(go_through(server, questions), f'{len(questions)} promises are kept, or not sent')
 
 

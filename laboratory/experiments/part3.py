@@ -1,6 +1,8 @@
 """The experiments of part 3: what a server does with its clients, sockets and children."""
-import os
 import signal
+from functools import partial
+
+import psutil
 
 from laboratory.experiments.verdicts import (
     BUG,
@@ -15,10 +17,12 @@ from laboratory.experiments.verdicts import (
     tell_nobody,
 )
 from laboratory.instruments import kernel
-from laboratory.instruments.client import FIN, REQUEST, RST, ask, connect, exchange, read_reply
+from laboratory.instruments.client import FIN, REQUEST, RST, ask, connect, exchange, read_reply, readable
 
 CHILDREN = 24  # how many end at once, and how many clients come and go
 A_WHILE = 4  # seconds in which a server that reaps or closes by a timer has done so
+NONE_SEEN = 'no child was seen that is forked for a client'
+SILENT = 'no child waits for a client that says nothing'
 
 
 def clients(server):
@@ -41,7 +45,8 @@ def connect_to_child(server):
 
 def close_wait(server):
     """How many of the server's sockets wait to be closed by it: the client has closed."""
-    return sum(socket.status == 'CLOSE_WAIT' for pid in server.processes() for socket in kernel.sockets_of(pid))
+    return sum(socket.status == 'CLOSE_WAIT'
+               for pid in server.processes() for socket in kernel.sockets_of(pid))
 
 
 def answers(server):
@@ -55,6 +60,32 @@ def zombies(server):
     return kernel.zombies(server.forked)
 
 
+def reaped(server):
+    """A number that grows whenever a child is reaped."""
+    return sum(map(kernel.faults_of_the_reaped, server.own))
+
+
+def forks(server):
+    """Whether the server forks for clients: three of five make it fork or reap a child."""
+    server.until_end.close()  # silent clients would be in the way
+    seen = []
+    while seen.count(True) < 3 and seen.count(False) < 3:
+        before = len(server.forked), reaped(server)
+        with connect(server) as client:
+            client.sendall(REQUEST)
+            server.wait_until(partial(readable, client), pause=0)  # a child may live for a moment only
+            read_reply(client, server)
+        seen.append(server.wait_until(lambda before=before: (len(server.forked), reaped(server)) != before))
+    return seen.count(True) == 3
+
+
+def all_end(server):
+    """Whether every child that was forked ends within a while."""
+    def done():
+        return not any(map(kernel.alive, server.forked))
+    return server.wait_until(done) or kernel.eventually(lambda: server.family() and done(), A_WHILE)
+
+
 def reaps_later(server):
     """Whether no zombie is left after a while, or when one more client has come."""
     before = zombies(server)
@@ -66,20 +97,31 @@ def reaps_later(server):
 
 def silent_client(server, tell=tell_nobody):
     """answers others while one client is silent"""
-    silent, other = connected(server), connected(server)
-    answer = ask(other, server)
-    tell('One client is connected and says nothing; a second one has sent its request')
-    if answer:
-        return Verdict(HOLDS, 'a second client is answered while the first says nothing')
-    silent.close()
-    if not read_reply(other, server).data:
-        raise NoAnswer('a second client is not answered, not even after the first has gone')
-    return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+    silent = connected(server)
+    for number in range(clients(server)):  # more than one: a worker of several may be held up
+        other = connected(server)
+        answer = ask(other, server)
+        if number == 0:
+            tell('One client is connected and says nothing; a second one has sent its request')
+        if not answer:
+            silent.close()
+            if not read_reply(other, server).data:
+                raise NoAnswer('a second client is not answered, not even after the first has gone')
+            return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+    return Verdict(HOLDS, 'a second client is answered while the first says nothing')
 
 
 def end_of_reply(server, tell=tell_nobody):
     """the client sees the end of the reply (FIN)"""
-    reply = exchange(server)
+    for _ in range(4):
+        verdict = end_of(exchange(server))
+        if verdict.outcome == BUG:
+            break
+    return verdict
+
+
+def end_of(reply):
+    """The verdict on the end of one Reply."""
     seen = f'{len(reply.data)} bytes of reply, '
     if not reply.data:
         raise NoAnswer('no byte of reply has come')
@@ -93,15 +135,15 @@ def end_of_reply(server, tell=tell_nobody):
     return Verdict(BUG, seen + 'then nothing: no FIN')
 
 
-def come_and_go(server, number):
-    """Let so many clients come and go; return how many descriptors more the server has then."""
-    before = kernel.descriptors(server.processes())
+def come_and_go(server, number, pids):
+    """Let so many clients come and go; return how many descriptors more those processes have then."""
+    before = kernel.descriptors(pids)
     for _ in range(number):
         with connect(server) as client:
             if not ask(client, server):
                 raise NoAnswer('of the clients that come and go one is not answered')
-    server.wait_until(lambda: kernel.descriptors(server.processes()) <= before)
-    return kernel.descriptors(server.processes()) - before
+    server.wait_until(lambda: kernel.descriptors(pids) <= before)
+    return kernel.descriptors(pids) - before
 
 
 def descriptors(server, tell=tell_nobody):
@@ -112,14 +154,16 @@ def descriptors(server, tell=tell_nobody):
         tell('A client has the greeting and waits for the end')
     server.let_rest()
     tell('The client is gone')
-    number, waiting_before = clients(server), close_wait(server)
-    left = come_and_go(server, number)
+    number, waiting_before, pids = clients(server), close_wait(server), server.processes()
+    left = come_and_go(server, number, pids)
+    waiting = close_wait(server) - waiting_before
     tell(f'{number} more clients have come and gone')
-    if left > 0:  # threads, workers and what they open may have been new: does it go on?
-        waiting = close_wait(server) - waiting_before
-        before = kernel.descriptors(server.processes()) - left
-        kernel.eventually(lambda: kernel.descriptors(server.processes()) <= before, A_WHILE)
-        if kernel.descriptors(server.processes()) > before and (left := come_and_go(server, number)) > 0:
+    before = kernel.descriptors(pids) - left
+    if left > 0 and not kernel.eventually(lambda: kernel.descriptors(pids) <= before, A_WHILE):
+        left = come_and_go(server, number, pids)  # what a server keeps for the next clients may have been new
+        if 0 < left < number:
+            left = come_and_go(server, number, pids)
+        if left > 0:
             return Verdict(BUG, f'{left} descriptors more after {number} clients, '
                                 f'{min(left, waiting)} of them sockets in CLOSE_WAIT')
     return Verdict(HOLDS, f'no descriptor more after {number} clients than before')
@@ -127,7 +171,7 @@ def descriptors(server, tell=tell_nobody):
 
 def one_child(server, tell=tell_nobody):
     """one child is reaped"""
-    reaped_before = reaped(server)
+    processes = len(server.processes())
     client, child = connect_to_child(server)
     if child:
         tell('A client is connected, and a child waits for its request')
@@ -136,47 +180,59 @@ def one_child(server, tell=tell_nobody):
     server.wait_until(lambda: not any(map(kernel.alive, server.forked)) and not zombies(server))
     tell('The child has answered')
     client.close()
-    for _ in range(2):  # a child for each client, or workers that start when there is work?
-        answers(server)
-    server.wait_until(lambda: not any(map(kernel.alive, server.forked)) and not zombies(server))
-    alive = [pid for pid in server.forked if kernel.alive(pid)]
+    if not forks(server):
+        return Verdict(NO_CHILD, NONE_SEEN)
+    server.wait_until(lambda: not zombies(server))
     if zombies(server) and not reaps_later(server):
         return Verdict(BUG, 'the child has answered and is a zombie')
-    if len(alive) >= 3:
+    if not kernel.eventually(lambda: len(server.processes()) < processes + 3, A_WHILE):
         return Verdict(BUG, 'the child has answered and does not end')
-    if not server.forked and reaped(server) == reaped_before or alive:
-        return Verdict(NO_CHILD, 'no child is forked for a client')
     return Verdict(HOLDS, 'the child is gone once it has answered')
-
-
-def reaped(server):
-    return sum(map(kernel.faults_of_the_reaped, server.own))
 
 
 @started_with(pep475='off')
 def eintr(server, tell=tell_nobody):
     """survives EINTR in accept()"""
-    client, child = connect_to_child(server)
-    server.let_rest()  # in accept(), which the SIGCHLD of this child interrupts
-    client.sendall(REQUEST)
-    read_reply(client, server)
-    client.close()
-    if not server.forked:
+    reaped_before = reaped(server)
+    for _ in range(clients(server)):  # one is enough where its child waits for the request
+        client, child = connect_to_child(server)
+        server.let_rest()  # in accept(), which the SIGCHLD of this child interrupts
+        client.sendall(REQUEST)
+        read_reply(client, server)
+        client.close()
+        if child or not server.forked and reaped(server) == reaped_before:
+            break
+    if not server.forked and reaped(server) == reaped_before:
         return Verdict(NO_HANDLER, 'no child was seen, so no SIGCHLD comes')
-    server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
+    kernel.eventually(lambda: one_has_ended(server) or reaped(server) > reaped_before, A_WHILE)
     server.let_rest()
     tell('A child has ended, and its SIGCHLD has interrupted accept()')
     if server.has_ended():
         return Verdict(HOLDS, '')  # measure() has the last word
-    caught = [kernel.catches(pid, signal.SIGCHLD) for pid in set(server.forked.values()) & server.own]
+    parents = set(server.forked.values()) & server.own or server.listeners
+    caught = [kernel.catches(pid, signal.SIGCHLD) for pid in parents]
     if not any(caught) and (None not in caught or zombies(server)):
         return Verdict(NO_HANDLER, 'nothing handles SIGCHLD, so it interrupts nothing')
+    if not one_has_ended(server) and reaped(server) == reaped_before:
+        return Verdict(NOT_TESTED, 'no child has ended, so no SIGCHLD has come')
     if answers(server):
+        if any(map(retries_by_itself, server.own)):
+            return Verdict(NOT_TESTED, 'its Python does not load common/python2_accept (-I, -E, -S?)')
         return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
     server.let_rest()
     if not server.has_ended() and not shows_eintr(server):
         raise NoAnswer('once a child has ended, the next client is not answered')
     return Verdict(BUG, 'the first SIGCHLD blocks the server')
+
+
+def one_has_ended(server):
+    return not all(map(kernel.alive, server.forked))
+
+
+def retries_by_itself(pid):
+    """Whether it is a Python 3 in which common/python2_accept, which needs ctypes, is not at work (Linux)."""
+    maps = kernel.read(f'/proc/{pid}/maps')
+    return '/python3' in kernel.seen(lambda: psutil.Process(pid).exe(), '') and maps and '_ctypes' not in maps
 
 
 def children_at_once(server, tell=tell_nobody):
@@ -186,9 +242,9 @@ def children_at_once(server, tell=tell_nobody):
         client, child = connect_to_child(server)
         if child is None:
             return without_children(server) if not held else Verdict(
-                NOT_TESTED, f'{len(held)} clients have a child each, and the next one has none')
+                NOT_TESTED, f'{len(held)} of {CHILDREN} clients have a child, and the next one has none')
         held.append(client)
-    parents = set(server.forked.values()) & set(server.own)
+    parents = set(server.forked.values()) & server.own
     for parent in parents:
         kernel.send(parent, signal.SIGSTOP)
     try:
@@ -198,7 +254,7 @@ def children_at_once(server, tell=tell_nobody):
         if any(map(kernel.alive, server.forked)):  # they wait for another request
             for client in held:
                 client.close()
-            server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
+            all_end(server)
         ended = sum(not kernel.alive(pid) for pid in server.forked)
         tell(f'The server is stopped, and {ended} children have ended meanwhile')
     finally:
@@ -209,31 +265,34 @@ def children_at_once(server, tell=tell_nobody):
     if ended < CHILDREN:
         return Verdict(NOT_TESTED, f'{ended} of {CHILDREN} children ended')
     left = len(zombies(server))
-    if server.has_ended() or left and not reaps_later(server):
+    if left and not reaps_later(server):
         return Verdict(BUG, f'{left} zombies after {ended} children ended at once')
     return Verdict(HOLDS, f'0 zombies after {ended} children ended at once')
 
 
 def without_children(server):
     """The verdict on children_at_once where no child waits for a silent client."""
-    for _ in range(3):
-        answers(server)
-    server.let_rest()
-    if not server.forked:
-        return Verdict(NO_CHILD, 'no child is forked for a client')
+    if not forks(server):
+        return Verdict(NO_CHILD, NONE_SEEN)
     left = len(zombies(server))
     if left and not reaps_later(server):
         return Verdict(BUG, f'{left} zombies after {len(server.forked)} children ended, one by one')
-    return Verdict(NOT_TESTED, 'no child waits for a client that is silent: they cannot be made to end at once')
+    return Verdict(NOT_TESTED, SILENT)
 
 
 def stopped_child(server, tell=tell_nobody):
     """survives a stopped child"""
-    silent, child = connect_to_child(server)
-    if child is None:
-        return Verdict(NO_CHILD, 'no child waits for a client that is silent')
-    os.kill(child, signal.SIGSTOP)
-    server.let_rest()
+    stopped = 0
+    for _ in server.listeners:  # one for each worker that may wait for it
+        client, child = connect_to_child(server)
+        if child is None:
+            break
+        server.let_rest()  # it waits for the request
+        kernel.send(child, signal.SIGSTOP)
+        stopped += 1
+        server.let_rest()
+    if not stopped:
+        return Verdict(NOT_TESTED, SILENT) if forks(server) else Verdict(NO_CHILD, NONE_SEEN)
     answer = ask(connected(server), server)
     tell('A child is stopped, not ended; another client has sent its request')
     if answer:

@@ -8,6 +8,7 @@ It calls tell() with a few words at the moments that matter, for those who want 
 """
 import errno
 import re
+import signal
 from typing import NamedTuple
 
 from laboratory.instruments.process import ServerFailed, last_lines
@@ -15,17 +16,19 @@ from laboratory.instruments.process import ServerFailed, last_lines
 HOLDS, BUG = 'holds', 'bug'
 NO_CHILD, NO_HANDLER = 'no child', 'no handler'  # the question does not arise
 NOT_TESTED = 'not tested'  # this server gives no occasion to see it
-NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'  # no verdict: mend that first
-FROM_BAD_TO_GOOD = [ENDED, ERROR, NO_ANSWER, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, HOLDS]
+NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
+NO_VERDICT = [ENDED, ERROR, NO_ANSWER]  # mend that first
+FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, HOLDS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
+BY_EINTR = 'EINTR has ended the server'
 EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 
 
 class Verdict(NamedTuple):
     outcome: str  # one of those above
     evidence: str  # what was seen
-    printed: list = ()  # the last lines of a server that has ended
+    printed: list = ()  # the last lines of a server that has ended, or does not answer
 
 
 class NoAnswer(Exception):
@@ -63,7 +66,7 @@ def measure_with(app, experiment, start, tell):
             try:
                 verdict = experiment(server, tell)
             except NoAnswer as silence:
-                verdict = Verdict(NO_ANSWER, str(silence))
+                verdict = Verdict(NO_ANSWER, str(silence), last_lines(server.output()))
             except (OSError, ValueError) as error:
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
@@ -88,8 +91,24 @@ def what_ended_means(experiment, server):
     eintr = shows_eintr(server)
     if eintr and experiment.__name__ == 'eintr':
         return Verdict(BUG, 'the first SIGCHLD ends the server', last_lines(server.output()))
-    return Verdict(ENDED, 'EINTR has ended the server' if eintr else 'the server has ended',
-                   last_lines(server.output()))
+    what = BY_EINTR if eintr else f'the server has ended{exit_status(server)}'
+    return Verdict(ENDED, what, last_lines(server.output()))
+
+
+def by_eintr(verdict):
+    """Whether EINTR is what has ended the server."""
+    return verdict.evidence == BY_EINTR
+
+
+def exit_status(server):
+    """', with exit status 1' or ', by SIGSEGV'; '' where it is not known."""
+    status = server.popen.poll()
+    if status is None:
+        return ''
+    number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
+    if number in list(signal.Signals):
+        return f', by {signal.Signals(number).name}'
+    return f', with exit status {status}'
 
 
 def shows_eintr(server):

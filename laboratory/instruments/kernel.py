@@ -42,7 +42,7 @@ def children(pid):
 
 def family(pid):
     """{pid: parent's pid} of all descendants of a process, zombies too."""
-    found = {child: pid for child in children(pid)}
+    found = dict.fromkeys(children(pid), pid)
     for child in list(found):
         found |= family(child)
     return found

@@ -21,6 +21,7 @@ GUARD_EVERY = 0.05  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
+OTHER = 3  # seconds for the port that it was told, once it listens on another
 WORK = 2  # seconds of CPU that a server may use before what is awaited
 
 
@@ -76,7 +77,7 @@ class ServerProcess:
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
         self.pace = pace
-        self.pid, self.port, self.own, self.forked = None, None, set(), {}
+        self.pid, self.port, self.own, self.seen = None, None, set(), {}
         self.until_end = ExitStack()
 
     def __enter__(self):
@@ -93,12 +94,12 @@ class ServerProcess:
         try:
             self.wait_for(self.find_listener, 'listen')
             if self.bounds:
+                kernel.eventually(lambda: self.find_listener() and self.port == int(self.env['PORT']), OTHER)
                 self.let_rest()  # its workers start
-                self.find_listener()
                 self.deadline = time.monotonic() + self.bounds.seconds
                 self.guarding = threading.Thread(target=self.guard, daemon=True)
                 self.guarding.start()
-            self.own, self.forked = set(self.family()), {}
+            self.own, self.seen = set(self.family()), {}
             self.listeners = {pid for pid in self.own if self.port in kernel.ports(pid)}
         except BaseException:
             self.stop()
@@ -110,6 +111,10 @@ class ServerProcess:
         self.stop()
         if self.broken:
             raise ServerFailed(self.broken, output, broken=True)
+
+    @property
+    def forked(self):
+        return dict(self.seen)  # the guard may add to that at any moment
 
     def find_listener(self):
         """Set pid and port; the port that PORT names comes first. Return whether there is one."""
@@ -145,7 +150,7 @@ class ServerProcess:
             found |= {pid: os.getpid()} | kernel.family(pid)
         for pid, parent in found.items():
             if pid not in self.own:
-                self.forked.setdefault(pid, parent)
+                self.seen.setdefault(pid, parent)
         return list(found)
 
     def processes(self):
@@ -171,7 +176,7 @@ class ServerProcess:
             raise ServerFailed(self.broken or f'did not {what}', self.output(), bool(self.broken))
         return result
 
-    def wait_until(self, condition):
+    def wait_until(self, condition, pause=kernel.LOOK_EVERY):
         """Wait until condition() is true; return whether it became so.
 
         Gives up once the server has been at rest for REST seconds (or three times its pace), has
@@ -189,7 +194,7 @@ class ServerProcess:
             if now - calm_since > max(REST, 3 * self.pace) or used - first > WORK \
                     or now - begin > kernel.LIMIT:
                 return False
-            time.sleep(kernel.LOOK_EVERY)
+            time.sleep(pause)
         return True
 
     def let_rest(self):
