@@ -39,7 +39,7 @@ def survives(server):
             if not server.wait_until(lambda: readable(client)):
                 kernel.eventually(lambda: readable(client) or server.has_ended(), A_WHILE)
             return readable(client) and read_reply(client, server).status == 200
-    except ConnectionError:
+    except (ConnectionError, TimeoutError):
         return False
 
 
@@ -93,7 +93,7 @@ def environ(server, tell=tell_nobody):
     except ValueError:
         return Verdict(BUG, f'no environ comes back: {response}')
     wrong = [f'{name} is {seen.get(name)!r}' for name, due in ENVIRON.items()
-             if not re.fullmatch(due, str(seen.get(name)))]
+             if not isinstance(seen.get(name), str | None) or not re.fullmatch(due, str(seen.get(name)))]
     if wrong:
         wrong[-1] += ' (PEP 3333, environ Variables, and RFC 3875, section 4.1)'
     return verdict(wrong, f'{len(ENVIRON)} variables of the environ are right')

@@ -6,6 +6,7 @@ Replies are read by h11, which knows all the ways in which HTTP/1.1 ends a body.
 import select
 import socket
 import struct
+from contextlib import suppress
 from typing import NamedTuple
 
 import h11
@@ -16,7 +17,7 @@ MOST = 30_000_000  # bytes of a reply that are read
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 FIN, RST, OPEN, REFUSED = 'FIN', 'RST', 'open', 'refused'  # how a connection looks after a reply
 WORDS = {FIN: 'closed without an answer', RST: 'a reset without an answer',
-         OPEN: 'no answer', REFUSED: 'the connection is refused'}
+         OPEN: 'no answer', REFUSED: 'no connection'}
 
 
 class Reply(NamedTuple):
@@ -137,10 +138,11 @@ def fetch(server, *pieces):
             method = 'HEAD' if pieces[0].startswith(b'HEAD ') else 'GET'
             reply = read_reply(client, server, method)
             if not reply.data and reply.end == OPEN:
-                client.shutdown(socket.SHUT_WR)
+                with suppress(OSError):  # it may have been reset just now
+                    client.shutdown(socket.SHUT_WR)
                 reply = read_reply(client, server, method)
             return reply
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, TimeoutError):
         return Reply(end=REFUSED)
 
 

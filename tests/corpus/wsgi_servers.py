@@ -76,6 +76,29 @@ def twisted(app):
     reactor.run()
 
 
+def tornado(app):
+    import asyncio
+
+    from tornado.httpserver import HTTPServer
+    from tornado.wsgi import WSGIContainer
+
+    async def serve():
+        HTTPServer(WSGIContainer(app)).listen(ADDRESS[1], ADDRESS[0])
+        await asyncio.Event().wait()
+    asyncio.run(serve())
+
+
+def paste(app):
+    from paste.httpserver import serve
+    serve(app, *ADDRESS)
+
+
+def uvicorn(app):
+    import uvicorn
+    from a2wsgi import WSGIMiddleware
+    uvicorn.run(WSGIMiddleware(app), host=ADDRESS[0], port=ADDRESS[1])
+
+
 def part2():
     """Part 2 final, as a module."""
     spec = importlib.util.spec_from_file_location('part2_final', FINAL)

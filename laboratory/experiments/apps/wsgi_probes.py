@@ -69,8 +69,7 @@ def fail(error):
 
 def show_environ(environ, start_response):
     start_response('200 OK', [*TEXT])
-    text = {name: value for name, value in environ.items() if isinstance(value, str)}
-    return [json.dumps(text).encode()]
+    return [json.dumps(environ, default=repr).encode()]
 
 
 def show_header(environ, start_response):
