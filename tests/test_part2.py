@@ -228,7 +228,8 @@ def test_from_v1_2_on_every_reply_is_what_a_strict_client_expects(serve, stage):
 @pytest.mark.parametrize('stage', STAGES[2:])
 def test_a_client_that_sends_more_than_its_body_gets_the_whole_response(serve, stage):
     data = request('POST', '/large', body=b'x') + b'x' * 300_000
-    assert len(fetch(serve(stage, 'wsgi_probes:app'), data).body) == 300 * 65536
+    reply = fetch(serve(stage, 'wsgi_probes:app'), data)
+    assert (len(reply.body), reply.end) == (300 * 65536, FIN)
 
 
 @pytest.mark.parametrize(('target', 'path', 'query'), [
