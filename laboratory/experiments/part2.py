@@ -261,6 +261,7 @@ def sends(data):
     return ask
 
 
+RESETS = [reset_while_silent, reset_while_asking, reset_while_reading, reset_after_an_error]
 LENGTH = 'Content-Length: '
 FAILURES = {  # bytes to send, or a question of its own
     'an empty connection': b'',
@@ -276,10 +277,7 @@ FAILURES = {  # bytes to send, or a question of its own
     'a Content-Length of 5000 digits': request('POST', '/body', LENGTH + '9' * 5000) + b'x' * 100_000,
     'a long request line': request('GET', '/' + 'x' * 100_000),
     'a large head': request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100),
-    'a client that resets while it is silent': reset_while_silent,
-    'a client that resets while it asks': reset_while_asking,
-    'a client that resets while it reads': reset_while_reading,
-    'a client that resets after an error': reset_after_an_error,
+    **{f'a {hang_up.__name__.replace("_", " ")}': hang_up for hang_up in RESETS},
     'a client that is silent after its reply': silent_after_its_reply,
     'an app that raises': request('GET', '/raise-before'),
     'an app that raises half-way': fails_half_way,

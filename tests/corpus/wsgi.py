@@ -26,7 +26,7 @@ COMMANDS = {  # those that are not in wsgi_servers.py
 EXPECTED = """
 TABLE
 """
-NAMED = NAMES
+NAMED = {}
 ROWS = [row.split() for row in EXPECTED.strip().splitlines()]
 CELLS = [(name, experiment, outcome) for name, *outcomes in ROWS[1:]
          for experiment, outcome in zip(EXPERIMENTS, outcomes, strict=True)]
@@ -38,7 +38,7 @@ def command(name):
 
 
 @pytest.mark.skipif(not BIN, reason='CORPUS names no environment')
-@pytest.mark.parametrize(('name', 'experiment', 'outcome'), CELLS, ids=lambda it: getattr(it, '__name__', str(it)))
+@pytest.mark.parametrize(('name', 'experiment', 'outcome'), CELLS)
 def test_a_server_is_judged_as_it_is(name, experiment, outcome):
     start = partial(own_server, command(name))
     verdict = measure(experiment, partial(start, pace=try_out(start, 'wsgiapp:app')))
