@@ -1,1 +1,1 @@
-"""What looks at servers and talks to them: imports common and the libraries of .venv, and knows no experiment."""
+"""What looks at servers and talks to them: imports common and what .venv has, and knows no experiment."""

@@ -42,7 +42,7 @@ def children(pid):
 
 def family(pid):
     """{pid: parent's pid} of all descendants of a process, zombies too."""
-    found = {child: pid for child in children(pid)}
+    found = dict.fromkeys(children(pid), pid)
     for child in list(found):
         found |= family(child)
     return found
@@ -107,9 +107,12 @@ def connections(port):
 
 
 def who_listens(port):
-    """The pid of the process that listens on a port, or None."""
+    """The pid of the server on a port, or None: of a process and its workers that listen there, the first."""
     listening = [pid for socket, pid in sockets() if (socket.status, socket.laddr.port) == ('LISTEN', port)]
-    return next(filter(None, listening), None)
+    pid = min(filter(None, listening), default=None)
+    while pid and port in ports(parent := seen(psutil.Process(pid).ppid, 0)):
+        pid = parent
+    return pid
 
 
 def ports(pid):
