@@ -32,7 +32,7 @@ def coloured(lines):
 def main(name=None):
     names = os.environ.get('FROM'), os.environ.get('TO')
     if name and any(names) or not name and not all(names):
-        sys.exit('Name one stage, as in make diff-part3-v1.2, or two: make diff FROM=part3-v1.1 TO=part3-final')
+        sys.exit('Name one stage, make diff-part3-v1.2, or two: make diff FROM=part3-v1.1 TO=part3-final')
     if name:
         after = find_stage(name)
         before = stage_before(after)

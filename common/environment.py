@@ -35,8 +35,8 @@ def make():
     print('Making .venv, which takes a minute, once ...', file=sys.stderr)
     outside = getattr(sys, '_base_executable', sys.executable)  # where this is the Python of a .venv itself
     run(outside, '-m', 'venv', '--clear', VENV)
-    run(VENV / 'bin/python', '-m', 'pip', 'install', '--quiet', '--disable-pip-version-check', '--retries', '1',
-        '-r', REQUIREMENTS)
+    pip = VENV / 'bin/python', '-m', 'pip', '--disable-pip-version-check', '--retries', '1'
+    run(*pip, 'install', '--quiet', '-r', REQUIREMENTS)
 
 
 def run(*command):
