@@ -4,6 +4,7 @@
     make matrix STAGE=part3-v1.2     that one alone
 """
 import os
+import sys
 from functools import partial
 
 from rich.console import Console
@@ -28,6 +29,8 @@ def table(part, outcomes):
 def main():
     name = os.environ.get('STAGE')
     stages = [find_stage(name)] if name else all_stages()
+    if name and stages[0].part not in EXPERIMENTS:
+        sys.exit(f'{name}: no experiments are about it')
     follow = partial(track, description='Measuring', console=Console(stderr=True), transient=True)
     for part, outcomes in measured(stages, follow).items():
         console.print(table(part, outcomes))

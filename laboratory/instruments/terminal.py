@@ -34,11 +34,12 @@ def run(main):
     finally:
         for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
             kernel.send(pid, signal.SIGKILL)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # Python takes its handlers away before it ends
     sys.exit(status)
 
 
 def end(signum, frame):
     """Let the command clean up, once: more signals change nothing."""
     for each in ENDINGS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt(signum)
