@@ -97,9 +97,10 @@ def test_what_is_wrong_is_told_in_one_line(words, told):
 
 
 @pytest.mark.parametrize(('name', 'listed'), [
-    ('part3', 'part3-v1.2'), ('part3/v1.2', 'part3-v1.2'), ('part3/', 'part3-v1.2'), ('part3/v1.2/', 'part3-v1.2'),
-    ('part3-v9', 'part3-v1.2'), ('bug-nosuch', 'bug-zombie'), ('diff-nosuch', 'diff-part3-v1.2'),
-    ('trace-nosuch', 'trace-part3-v1.2'), ('help-nosuch', 'help-grade'), ('nosuch', 'watch'), ('tests', 'grade'),
+    ('part3', 'part3-v1.2'), ('part3/', 'part3-v1.2'), ('part3/v1.2', 'part3-v1.2'),
+    ('part3/v1.2/', 'part3-v1.2'), ('part3-v9', 'part3-v1.2'), ('bug-nosuch', 'bug-zombie'),
+    ('diff-nosuch', 'diff-part3-v1.2'), ('trace-nosuch', 'trace-part3-v1.2'), ('help-nosuch', 'help-grade'),
+    ('nosuch', 'watch'), ('tests', 'grade'),
 ])
 def test_a_name_that_is_none_is_told_with_those_that_are(name, listed):
     status, output, errors = make(name)
@@ -136,7 +137,7 @@ def test_make_alone_lists_every_target_in_one_line_each():
     assert status == 0
     listed = re.findall(r'^  make (\S+)', output, re.MULTILINE)
     assert listed[:len(STAGES)] == STAGES
-    assert {'test', 'client', 'diff', 'diff-part3-v1.2', 'help-grade', 'readmes', 'lint', 'clean'} <= set(listed)
+    assert {'test', 'client', 'diff', 'diff-part3-v1.2', 'help-grade', 'readmes', 'clean'} <= set(listed)
 
 
 def test_shell_completion_sees_every_command():
@@ -197,18 +198,19 @@ def test_two_commands_that_need_a_venv_at_once_make_one(house):
 
 
 def test_without_a_network_a_venv_cannot_be_made_and_nothing_pretends_it_is(house):
-    (house / 'requirements.txt').write_text('nosuchpackage')
-    (house / '.venv').mkdir()
-    env = {**os.environ, 'PIP_INDEX_URL': 'http://127.0.0.1:9', 'PIP_RETRIES': '0'}
-    command = [sys.executable, '-m', 'common.environment', '-c', 'print("runs")']
-    run = subprocess.run(command, cwd=house, env=env, text=True, capture_output=True, timeout=60)
-    _, told = run.stderr.splitlines()
-    assert told.startswith('.venv could not be made (stages need no network, this command does, once): ')
-    assert (run.returncode, run.stdout) == (1, '')
+    (house / 'venv.py').write_text('import pathlib, os\npathlib.Path(".venv/bin").mkdir(parents=True)\n'
+                                   'os.symlink("../../no-pip", ".venv/bin/python")\n')
+    (house / 'no-pip').write_text('#!/bin/sh\necho Retrying; echo "ERROR: no network"; exit 1\n')
+    (house / 'no-pip').chmod(0o755)
+    output, errors = in_venv(house, '-c', '').communicate(timeout=60)
+    assert errors.splitlines()[1:] == [
+        '.venv could not be made (stages need no network, this command does, once): ERROR: no network']
+    assert output == ''
     assert not (house / '.venv/made-for').exists()
 
 
 def test_a_python_that_cannot_make_a_venv_is_told(house):
     code = 'import sys; sys.modules["ensurepip"] = None; from common import environment; environment.python()'
     run = subprocess.run([sys.executable, '-c', code], cwd=house, text=True, capture_output=True)
-    assert run.stderr == f'{sys.executable} cannot make .venv: on Debian and Ubuntu, apt install python3-venv\n'
+    assert run.stderr.startswith(f'{sys.executable} cannot make .venv: ')
+    assert run.stderr.count('\n') == 1
