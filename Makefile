@@ -35,7 +35,7 @@ help:
 
 ## make help-grade: what a command does, and its variables
 $(HELPS): help-%:
-	@$(PYTHON) -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read())))' \
+	@$(PYTHON) -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read()), False).strip())' \
 		$(wildcard common/$*.py laboratory/$*.py)
 
 $(STAGES):
