@@ -147,3 +147,18 @@ def test_what_wait_finds(result, words):
 @pytest.mark.parametrize('text', ['', '10 accept4(3,', 'strace: attached', '10 +++ exited with 0 +++'])
 def test_without_a_server_there_is_nothing_to_tell(text):
     assert told(text) == []
+
+
+def test_a_client_that_is_passed_to_another_process_is_not_closed():
+    rights = '{} {}(8, {{msg_control=[{{cmsg_type=SCM_RIGHTS, cmsg_data=[{}]}}], msg_flags=0}}, 0) = 1'
+    text, lines = by(20)
+    events = told(f'10 {FORK} = 20', '20 execve("/bin/worker", [], 0x7f) = 0', START, ACCEPTED,
+                  rights.format(10, 'sendmsg', 4), '10 close(4) = 0', rights.format(20, 'recvmsg', 4), text)
+    assert events[0] == '10: fork → child 20'
+    assert events[3:] == ["10: close(4) the parent's copy", '20: recvmsg → a client, descriptor 4', *lines]
+
+
+def test_what_happens_before_the_server_listens_is_not_told():
+    text, lines = by(10)
+    assert told(f'10 {FORK} = 20', '20 +++ exited with 0 +++', '10 wait4(-1, 0x7f, 0, NULL) = 20',
+                START, ACCEPTED, text)[2:] == lines

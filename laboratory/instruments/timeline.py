@@ -11,6 +11,7 @@ CALLS = (  # those with a ? are not on every machine
     '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigreturn').split()
 STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
 CALL = re.compile(r'(\w+)\((?P<first>-?\w*)(?P<rest>.*)\) += (?P<result>\S+)(?P<error>.*)', re.DOTALL)
+RIGHTS = re.compile(r'SCM_RIGHTS, cmsg_data=\[([\d, ]+)\]')
 FORKS = 'fork', 'vfork', 'clone', 'clone3'
 RECEIVE = 'read', 'readv', 'recvfrom', 'recvmsg'
 SEND = 'write', 'writev', 'sendto', 'sendmsg', 'sendfile'
@@ -67,15 +68,19 @@ class Timeline:
         self.server = self.find_server(port)
         self.tables = {}  # for each process and thread its descriptors: {'4': 1}, the first client
         self.numbers, self.ended = count(1), set()  # of clients; those to whom FIN was sent
+        self.passed = []  # what one process has sent to another with SCM_RIGHTS, see unix(7)
+        self.listening, self.told = False, set()  # whether the story has begun, the children that are in it
         self.interrupted = {}  # (name, who calls it again) of an accept() that a signal ended
         self.ready = {}  # what a poll() has found, until something is done about it
         for pid, step, begins, ends in self.steps if self.server else []:
             if isinstance(step, str):
                 self.on_text(pid, step)
-            elif self.listens_yet(pid, step, ends):
-                if begins:
+            elif self.server in self.ancestors(pid):
+                if begins and self.listening:
                     self.on_begin(pid, step)
                 if ends:
+                    self.follow(pid, step)
+                if ends and self.listening:
                     self.on_end(pid, step)
 
     def find_server(self, port):
@@ -102,14 +107,26 @@ class Timeline:
             yield (pid := self.process(pid))
             pid = self.forks[pid].pid if pid in self.forks else None
 
-    def listens_yet(self, pid, call, ends):
-        """Whether this process is told of: one of the server's, once something listens."""
-        if self.server not in self.ancestors(pid):
-            return False
-        if ends and call.name == 'listen' and (self.process(pid), call.first) in self.listens:
+    def follow(self, pid, call):
+        """Keep track of the descriptors that a system call gives to processes."""
+        if call.name in FORKS and call.result.isdigit():
+            self.table(int(call.result))
+        elif call.name == 'execve' and call.result == '0':
+            self.tables[pid] = {}
+        elif call.name == 'listen' and (self.process(pid), call.first) in self.listens:
             self.table(pid)[call.first] = LISTENING
-            return False
-        return any(LISTENING in table.values() for table in self.tables.values())
+            self.listening = True
+            for child in {self.process(other) for other in self.tables}:
+                self.introduce(child)
+        elif call.name in ('sendmsg', 'recvmsg') and (match := RIGHTS.search(call.rest)):
+            table = self.table(pid)
+            for fd in match[1].split(', '):
+                if call.name == 'sendmsg':
+                    self.passed.append(table.get(fd))
+                elif self.passed and (client := self.passed.pop(0)) is not None:
+                    table[fd] = client
+                    what = 'a client' if client else 'the listening socket'
+                    self.say(pid, f'recvmsg → {what}, descriptor {fd}')
 
     def table(self, pid):
         """Its descriptors; threads share theirs, a child has a copy."""
@@ -121,17 +138,26 @@ class Timeline:
                 self.tables[pid] = self.table(fork.pid)
             else:
                 self.tables[pid] = dict(self.table(fork.pid))
-                self.say(fork.pid, f'fork → child {pid}')
         return self.tables[pid]
 
     def say(self, pid, words):
+        self.introduce(self.process(pid))
         self.events.append((pid, words))
+
+    def introduce(self, pid):
+        """Tell of the fork of a child, once, and before anything that it does."""
+        if pid != self.server and pid not in self.told:
+            self.told.add(pid)
+            self.say(self.forks[pid].pid, f'fork → child {pid}')
 
     def on_text(self, pid, text):
         """A signal, or the end of a process or thread."""
         if pid not in self.tables:
             return
-        if match := re.match(r'--- SIGCHLD .*si_code=CLD_(\w+), si_pid=(\d+)', text):
+        if not self.listening:
+            if text.startswith('+++'):
+                del self.tables[pid]
+        elif match := re.match(r'--- SIGCHLD .*si_code=CLD_(\w+), si_pid=(\d+)', text):
             self.say(pid, f'SIGCHLD: child {match[2]} has {match[1].lower()}')
         elif match := re.match(r'\+\+\+ (exited|killed by \w+)', text):
             table = self.tables.pop(pid)
@@ -143,8 +169,8 @@ class Timeline:
                     self.say(self.process(pid), f'… closes {fd}, the last copy{self.fin(client)}')
 
     def is_last(self, client):
-        """Whether no process has this client open."""
-        return not any(client in table.values() for table in self.tables.values())
+        """Whether no process has this client open, nor it is on its way to one."""
+        return not any(client in held for held in [self.passed, *map(dict.values, self.tables.values())])
 
     def fin(self, client):
         """What the last copy that is closed says: FIN, where no shutdown() has said it before."""
@@ -170,10 +196,9 @@ class Timeline:
             self.interrupted[pid] = accept, self.again
             self.say(pid, f'{accept} interrupted: EINTR')
         elif name in FORKS and fine:
-            self.table(int(result))
+            self.introduce(self.process(int(result)))
         elif name == 'execve' and fine:
             self.say(pid, f'exec {call.rest.partition(",")[0]}')
-            self.tables[pid] = {}
         elif name == 'wait4':
             self.on_wait(pid, call)
         elif name in WAIT and fine and result != '0':
