@@ -1,4 +1,5 @@
 """Part 3: descriptors, zombies, EINTR and lost signals, with exact figures."""
+import contextlib
 import ctypes
 import errno
 import os
@@ -10,7 +11,7 @@ import sys
 import psutil
 import pytest
 
-from common.stages import ROOT, all_stages
+from common.stages import ROOT, all_stages, find_stage
 from laboratory.experiments import part3
 from laboratory.experiments.part2 import reset_while_asking, reset_while_silent
 from laboratory.experiments.part3 import CHILDREN
@@ -188,6 +189,31 @@ def test_zombies_use_up_the_processes_a_user_may_have():
         assert server.popen.wait(kernel.LIMIT) == 1
         assert f'BlockingIOError: [Errno {errno.EAGAIN}] Resource temporarily unavailable' in server.output()
         assert server.output().count('GET /hello') > 10
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason='runs the server as nobody, which takes root')
+def test_final_ends_where_the_kernel_has_no_process_for_a_client():
+    start = ('import contextlib, os, resource, signal, socket\n'
+             'resource.setrlimit(resource.RLIMIT_NPROC, (5, 5))\n'
+             'os.setuid(65533)\n'  # which nobody else uses here
+             'exec(open("part3/final/server.py").read())')
+    with ServerProcess([sys.executable, '-c', start]) as server:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(6):
+                server.until_end.enter_context(connect(server))
+        assert server.popen.wait(kernel.LIMIT) == 1
+        assert f'BlockingIOError: [Errno {errno.EAGAIN}]' in server.output()
+
+
+@pytest.mark.parametrize('stage', HANDLING)
+def test_the_parent_outlives_a_report_that_it_cannot_print(stage):
+    command = f'{sys.executable} {find_stage(stage).server} | head -1'
+    with ServerProcess(['sh', '-c', command]) as server:
+        for _ in range(3):
+            exchange(server)
+            server.let_rest()
+        assert not server.has_ended()
+        assert 'Traceback' not in server.output()
 
 
 def test_v1_2_as_it_is_survives_the_signal(serve):

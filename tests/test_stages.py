@@ -11,17 +11,21 @@ from laboratory.instruments.client import exchange
 from laboratory.instruments.process import ServerProcess, stage_server
 
 STAGES = [stage.name for stage in all_stages()]
-MOST_LINES = {'part2-v1.0': 110, 'part2-v1.1': 145, 'part2-v1.2': 175, 'part2-final': 290}  # 60 of the others
+MOST_LINES = {'part2-v1.0': 120, 'part2-v1.1': 165, 'part2-v1.2': 205, 'part2-v1.3': 250, 'part2-v1.4': 300,
+              'part2-final': 325}  # 65 of the others
 
 # For each step the functions that its lesson is about, and its budget of changed lines of code.
-REQUEST = {'handle_one_request', 'parse_request', 'get_environ', 'read_head', 'read_body'}
-RESPONSE = {'__init__', 'handle_one_request', 'start_response', 'write', 'response_head', 'finish_response'}
 STEPS = {
-    'part2-v1.1': (REQUEST, 55),
-    'part2-v1.2': (RESPONSE, 60),
-    'part2-final': (REQUEST | RESPONSE | {
-        'serve_forever', 'answer_request', 'read_request', 'send_error', 'finish_connection',
-        'load_application', 'main', 'RequestError', 'ClientGone'}, 155),
+    'part2-v1.1': ({'handle_one_request', 'read_request', 'read_head', 'parse_request', 'read_body',
+                    'get_environ'}, 55),
+    'part2-v1.2': ({'__init__', 'handle_one_request', 'start_response', 'write', 'response_head',
+                    'finish_response', 'finish_connection'}, 60),
+    'part2-v1.3': ({'HangUp', 'serve_forever', 'handle_one_request', 'answer_request', 'read_request',
+                    'read_head', 'read_body', 'write', 'send_error', 'finish_connection', 'echo',
+                    'main'}, 70),
+    'part2-v1.4': ({'RequestError', 'answer_request', 'read_head', 'parse_request', 'read_body'}, 72),
+    'part2-final': ({'handle_one_request', 'start_response', 'check_promises', 'write',
+                     'finish_response'}, 35),
     'part3-v1.1-fd-leak': ({'serve_forever'}, 15),
     'part3-v1.1': ({'serve_forever'}, 15),
     'part3-v1.2': ({'handle_exit', 'serve_forever'}, 15),
@@ -63,7 +67,7 @@ def changed(before, after):
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_a_stage_is_short(stage):
-    assert len(source(stage).splitlines()) <= MOST_LINES.get(stage, 60)
+    assert len(source(stage).splitlines()) <= MOST_LINES.get(stage, 65)
 
 
 @pytest.mark.parametrize('stage', STEPS)

@@ -28,6 +28,8 @@ stage  hello  environ  whole_request  whole_response  validator  binary_body  ba
 v1.0   holds  bug      bug            bug             bug        holds        bug
 v1.1   holds  holds    holds          bug             bug        holds        bug
 v1.2   holds  holds    holds          holds           holds      holds        bug
+v1.3   holds  holds    holds          holds           holds      holds        bug
+v1.4   holds  holds    holds          holds           holds      holds        bug
 final  holds  holds    holds          holds           holds      holds        holds
 """
 

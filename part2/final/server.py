@@ -1,13 +1,16 @@
-"""A WSGI server that bad clients and apps cannot kill.
+"""A WSGI server that holds its application to its promises.
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """
+import contextlib
 import email.utils
 import importlib
 import io
+import math
 import os
 import re
 import socket
+import struct
 import sys
 import time
 import traceback
@@ -16,21 +19,25 @@ import wsgiref.util
 
 HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
+LINGER = 1  # seconds in which a client may still send once it has its response
+TIMEOUT = 10  # seconds in which it must send some bytes, or take some
+SEND_BUFFER = 64 * 1024  # bytes; with more, the kernel is late to tell that a slow client takes some
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes
-TIMEOUT = 10  # seconds that one recv() or sendall() may take
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])')
-HEADER_LINE = re.compile(rf'({TOKEN}):([^\x00-\x08\x0a-\x1f\x7f]*)')
+REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])\r?\n')
+TEXT = r'[\t\x20-\x7e\x80-\xff]*'
+HEADER_LINE = re.compile(rf'({TOKEN}):({TEXT})')
+AUTHORITY = r'[^\s,/?#@]+'  # host:port
 
 
 class RequestError(Exception):
     """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
 
 
-class ClientGone(Exception):
-    """The client closed or reset the connection, or is silent for too long."""
+class HangUp(Exception):
+    """The connection cannot go on: the client is gone or too slow, or its response has broken off."""
 
 
 class WSGIServer:
@@ -50,31 +57,33 @@ class WSGIServer:
         while True:
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.client_fd.settimeout(TIMEOUT)
+            self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self.handle_one_request()
 
     def handle_one_request(self):
+        self.request_method, self.headers_set, self.headers_sent = None, [], False
         try:
             self.answer_request()
             self.finish_connection()
-        except (ClientGone, OSError):
-            pass
+        except HangUp:
+            if self.headers_sent:  # RST instead of FIN, or half a response would look whole; see socket(7)
+                self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         finally:
             self.client_fd.close()
 
     def answer_request(self):
-        self.request_method, self.headers_set, self.headers_sent = None, [], False
         try:
             self.read_request()
             result = self.application(self.get_environ(), self.start_response)
             self.finish_response(result)
         except RequestError as error:
             self.send_error(*error.args)
-        except (ClientGone, KeyboardInterrupt):
+        except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            traceback.print_exc()
-            if not self.headers_sent:
-                self.send_error('500 Internal Server Error', 'the application failed')
+            with contextlib.suppress(OSError):  # standard error may be closed or full
+                traceback.print_exc()
+            self.send_error('500 Internal Server Error', 'the server or its application failed')
 
     def read_request(self):
         try:
@@ -84,57 +93,60 @@ class WSGIServer:
                 self.parse_request(head)
                 self.body = self.read_body(stream)
         except OSError as error:
-            raise ClientGone from error
+            raise HangUp from error
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
-        head = line = b''
-        while not head.strip() or line not in (b'\r\n', b'\n'):
+        if re.match(rb'[^!-~\r\n]', stream.peek()):
+            return stream.read1()  # TLS, for example: parse_request() refuses it
+        head = line = stream.readline(MAX_HEAD)
+        if line in (b'\r\n', b'\n'):
+            head = line = stream.readline(MAX_HEAD)  # a blank line in front is ignored (section 2.2)
+        if len(head) == MAX_HEAD:
+            raise RequestError('414 URI Too Long', f'the request line is over {MAX_HEAD} bytes')
+        while REQUEST_LINE.match(head.decode('latin-1')) and line not in (b'\r\n', b'\n', b''):
             line = stream.readline(MAX_HEAD)
             head += line
-            if not head:
-                raise ClientGone
-            if not line:
-                raise RequestError('400 Bad Request', 'the request ends before its blank line')
             if len(head) > MAX_HEAD:
-                if b'\n' not in head[:MAX_HEAD]:
-                    raise RequestError('414 URI Too Long', f'over {MAX_HEAD} bytes')
                 raise RequestError('431 Request Header Fields Too Large', f'over {MAX_HEAD} bytes')
-        return head.lstrip()  # blank lines before the request are ignored (section 2.2)
+        if not line.endswith(b'\n'):
+            raise HangUp
+        return head
 
     def parse_request(self, head):
         """Take the head apart (RFC 9112, sections 3 and 5); raises RequestError."""
-        lines = [line.removesuffix('\r') for line in head.decode('latin-1').split('\n')]
-        match = REQUEST_LINE.fullmatch(lines[0])
+        head = head.decode('latin-1')
+        match = REQUEST_LINE.match(head)
         if not match:
             raise RequestError('400 Bad Request', 'the request line is not METHOD TARGET VERSION')
         self.request_method, self.path, self.request_version = match.groups()
         if not self.request_version.startswith('HTTP/1.'):
             raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
-        absolute = re.match('(?i)http://([^/?]+)', self.path)
+        absolute = re.match(rf'(?i)http://({AUTHORITY})(?=[/?]|$)', self.path)
         if absolute:  # as sent to a proxy (section 3.2.2)
             self.path = '/' + self.path[absolute.end():].removeprefix('/')
         if not self.path.startswith('/'):
             raise RequestError('400 Bad Request', 'the target does not start with /')
         self.headers = {}
-        for line in lines[1:-2]:
-            match = HEADER_LINE.fullmatch(line)
-            if not match:
+        for line in head[match.end():].split('\n')[:-2]:
+            field = HEADER_LINE.fullmatch(line.removesuffix('\r'))
+            if not field:
                 raise RequestError('400 Bad Request', 'a header line is not NAME: VALUE')
-            name, value = match[1].lower(), match[2].strip(' \t')
+            name, value = field[1].lower(), field[2].strip(' \t')
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
-        host = self.headers.get('host', '' if self.request_version == 'HTTP/1.0' else ',')
-        if not re.fullmatch(r'[^\s,/?#@]*', host):
-            raise RequestError('400 Bad Request', 'there must be one Host header (section 3.2)')
+        if 'host' not in self.headers and self.request_version != 'HTTP/1.0':
+            raise RequestError('400 Bad Request', 'there is no Host header (section 3.2)')
+        if not re.fullmatch(rf'({AUTHORITY})?', self.headers.get('host', '')):
+            raise RequestError('400 Bad Request', 'Host is not one host (section 3.2)')
         if absolute:
             self.headers['host'] = absolute[1]
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6); raises RequestError."""
         if 'transfer-encoding' in self.headers:
-            raise RequestError('501 Not Implemented', 'this server knows no Transfer-Encoding')
+            raise RequestError('501 Not Implemented', 'this server does not know Transfer-Encoding')
         length = self.headers.get('content-length', '0')
         if not re.fullmatch('[0-9]+', length):
             raise RequestError('400 Bad Request', 'Content-Length is not one number')
@@ -145,7 +157,7 @@ class WSGIServer:
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         body = stream.read(int(length))
         if len(body) < int(length):
-            raise RequestError('400 Bad Request', 'the body is shorter than Content-Length')
+            raise HangUp
         return body
 
     def get_environ(self):
@@ -184,11 +196,7 @@ class WSGIServer:
                 exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
-        if not re.fullmatch(r'[2-5][0-9]{2} [^\r\n]*', status):
-            raise ValueError(f'no status: {status!r}')
-        for name, value in response_headers:
-            if wsgiref.util.is_hop_by_hop(name) or not HEADER_LINE.fullmatch(f'{name}: {value}'):
-                raise ValueError(f'no header of an application: {name}: {value!r}')
+        self.check_promises(status, response_headers)
         server_headers = [
             ('Date', email.utils.formatdate(usegmt=True)),
             ('Server', 'WSGIServer 0.2'),
@@ -196,23 +204,45 @@ class WSGIServer:
         ]
         given = {name.lower() for name, value in response_headers}
         server_headers = [header for header in server_headers if header[0].lower() not in given]
+        if status.startswith('204'):  # it has no Content-Length (RFC 9110, section 8.6)
+            response_headers = [header for header in response_headers
+                                if header[0].lower() != 'content-length']
         self.headers_set = [status, response_headers + server_headers]
         return self.write
+
+    def check_promises(self, status, response_headers):
+        """Raise ValueError for what an application must not send (PEP 3333); note the length of its body."""
+        if not re.fullmatch(rf'[2-5][0-9]{{2}} {TEXT}', status):
+            raise ValueError(f'not a status: {status!r}')
+        for name, value in response_headers:
+            well_formed = re.fullmatch(TOKEN, name) and re.fullmatch(TEXT, value)
+            if not well_formed or wsgiref.util.is_hop_by_hop(name):
+                raise ValueError(f'not a header of an application: {name}: {value!r}')
+        lengths = [value for name, value in response_headers if name.lower() == 'content-length']
+        if lengths and not re.fullmatch('[0-9]{1,18}', ','.join(lengths)):
+            raise ValueError(f'not a Content-Length: {", ".join(lengths)}')
+        self.has_body = self.request_method != 'HEAD' and status[:3] not in ('204', '304')
+        self.length_left = int(lengths[0]) if lengths and self.has_body else math.inf
 
     def write(self, data):
         """Send body bytes; the first call sends the status and the headers before them."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
-        if self.request_method == 'HEAD' or self.headers_set[0][:3] in ('204', '304'):
-            data = b''  # these end at the blank line (RFC 9112, section 6.3)
+        if not self.has_body:
+            data = b''
+        self.length_left -= len(data)
+        if self.length_left < 0:
+            raise ValueError('the body is longer than its Content-Length')
         if not self.headers_sent:
             data = self.response_head() + data
             self.headers_sent = True
         echo('> ', data)
+        data = memoryview(data)
         try:
-            self.client_fd.sendall(data)
+            while data:  # sendall() would have one TIMEOUT for all of it
+                data = data[self.client_fd.send(data):]
         except OSError as error:
-            raise ClientGone from error
+            raise HangUp from error
 
     def response_head(self):
         status, response_headers = self.headers_set
@@ -226,11 +256,15 @@ class WSGIServer:
                     self.write(data)
             if not self.headers_sent:
                 self.write(b'')
+            if 0 < self.length_left < math.inf:
+                raise ValueError('the body is shorter than its Content-Length')
         finally:
             if hasattr(result, 'close'):
                 result.close()
 
     def send_error(self, status, reason):
+        if self.headers_sent:
+            raise HangUp
         self.headers_set = []
         self.start_response(status, [('Content-Type', 'text/plain')])
         self.write(f'{reason}\n'.encode())
@@ -238,17 +272,19 @@ class WSGIServer:
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
         reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
-        deadline = time.monotonic() + TIMEOUT
-        self.client_fd.shutdown(socket.SHUT_WR)
-        while self.client_fd.recv(65536) and time.monotonic() < deadline:
-            pass
+        deadline = time.monotonic() + LINGER
+        self.client_fd.settimeout(LINGER)
+        with contextlib.suppress(OSError):
+            self.client_fd.shutdown(socket.SHUT_WR)
+            while self.client_fd.recv(65536) and time.monotonic() < deadline:
+                pass
 
 
 def echo(prefix, data):
-    """Print bytes the way `curl -v` does: each line behind the prefix."""
-    for line in data.splitlines():
-        print(prefix + line.decode('ascii', 'backslashreplace'))
-    print(flush=True)
+    """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
+    lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
+    with contextlib.suppress(OSError):  # standard output may be closed or full
+        print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 
 def make_server(server_address, application):
@@ -259,25 +295,24 @@ def make_server(server_address, application):
 
 def load_application(path):
     """Return the callable that module:callable names; exits with one line where there is none."""
-    module, _, attribute = path.partition(':')
-    if not all(name.isidentifier() for name in [*module.split('.'), attribute]):
+    module, _, name = path.partition(':')
+    if not all(word.isidentifier() for word in [*module.split('.'), name]):
         sys.exit('Provide a WSGI application object as module:callable')
+    sys.path.insert(0, os.getcwd())
     try:
-        module = importlib.import_module(module)
+        application = getattr(importlib.import_module(module), name, None)
     except ModuleNotFoundError as error:
-        sys.exit(f'{error} for {sys.executable}: check the name, '
-                 f'or install it: {sys.executable} -m pip install {error.name}')
-    application = getattr(module, attribute, None)
-    if not callable(application):
-        found = 'is not callable' if hasattr(module, attribute) else 'does not exist'
-        sys.exit(f'{path} {found}')
-    return application
+        if error.name in (module, module.split('.')[0]):
+            sys.exit(f'{error} in {os.getcwd()}. Those of this repository are in part2/apps')
+        sys.exit(f'{error}. Install it: {sys.executable} -m pip install {error.name}')
+    return application if callable(application) else sys.exit(f'{path} is not a callable')
 
 
 def main():
-    sys.path.insert(0, os.getcwd())
-    httpd = make_server((HOST, PORT), load_application(sys.argv[1] if len(sys.argv) > 1 else ''))
-    print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
+    application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
+    httpd = make_server((HOST, PORT), application)
+    with contextlib.suppress(OSError):
+        print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
     try:
         httpd.serve_forever()
     except KeyboardInterrupt:

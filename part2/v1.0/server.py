@@ -78,10 +78,9 @@ class WSGIServer:
 
 
 def echo(prefix, data):
-    """Print bytes the way `curl -v` does: each line behind the prefix."""
-    for line in data.splitlines():
-        print(prefix + line.decode('ascii', 'backslashreplace'))
-    print(flush=True)
+    """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
+    lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
+    print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 
 def make_server(server_address, application):
@@ -90,12 +89,23 @@ def make_server(server_address, application):
     return server
 
 
-def main():
-    if len(sys.argv) < 2:
+def load_application(path):
+    """Return the callable that module:callable names; exits with one line where there is none."""
+    module, _, name = path.partition(':')
+    if not all(word.isidentifier() for word in [*module.split('.'), name]):
         sys.exit('Provide a WSGI application object as module:callable')
     sys.path.insert(0, os.getcwd())
-    module, application = sys.argv[1].split(':')
-    application = getattr(importlib.import_module(module), application)
+    try:
+        application = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name in (module, module.split('.')[0]):
+            sys.exit(f'{error} in {os.getcwd()}. Those of this repository are in part2/apps')
+        sys.exit(f'{error}. Install it: {sys.executable} -m pip install {error.name}')
+    return application if callable(application) else sys.exit(f'{path} is not a callable')
+
+
+def main():
+    application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
     httpd = make_server((HOST, PORT), application)
     print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
     try:

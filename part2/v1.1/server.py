@@ -33,13 +33,16 @@ class WSGIServer:
             self.handle_one_request()
 
     def handle_one_request(self):
+        self.read_request()
+        result = self.application(self.get_environ(), self.start_response)
+        self.finish_response(result)
+
+    def read_request(self):
         with self.client_fd.makefile('rb') as stream:
             head = self.read_head(stream)
             echo('< ', head)
             self.parse_request(head)
             self.body = self.read_body(stream)
-        result = self.application(self.get_environ(), self.start_response)
-        self.finish_response(result)
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
@@ -66,7 +69,8 @@ class WSGIServer:
         expected = self.headers.get('expect', '').lower()
         if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
-        return stream.read(int(self.headers.get('content-length', '0')))
+        length = int(self.headers.get('content-length', '0'))
+        return stream.read(length)
 
     def get_environ(self):
         """Return what PEP 3333 calls the environ; its text is bytes decoded as latin-1."""
@@ -89,6 +93,8 @@ class WSGIServer:
             'REMOTE_ADDR': self.client_addr[0],
         }
         for name, value in self.headers.items():
+            if '_' in name:
+                continue  # X_Y would pass for X-Y
             key = name.upper().replace('-', '_')
             env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
         return env
@@ -114,10 +120,9 @@ class WSGIServer:
 
 
 def echo(prefix, data):
-    """Print bytes the way `curl -v` does: each line behind the prefix."""
-    for line in data.splitlines():
-        print(prefix + line.decode('ascii', 'backslashreplace'))
-    print(flush=True)
+    """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
+    lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
+    print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 
 def make_server(server_address, application):
@@ -126,12 +131,23 @@ def make_server(server_address, application):
     return server
 
 
-def main():
-    if len(sys.argv) < 2:
+def load_application(path):
+    """Return the callable that module:callable names; exits with one line where there is none."""
+    module, _, name = path.partition(':')
+    if not all(word.isidentifier() for word in [*module.split('.'), name]):
         sys.exit('Provide a WSGI application object as module:callable')
     sys.path.insert(0, os.getcwd())
-    module, application = sys.argv[1].split(':')
-    application = getattr(importlib.import_module(module), application)
+    try:
+        application = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name in (module, module.split('.')[0]):
+            sys.exit(f'{error} in {os.getcwd()}. Those of this repository are in part2/apps')
+        sys.exit(f'{error}. Install it: {sys.executable} -m pip install {error.name}')
+    return application if callable(application) else sys.exit(f'{path} is not a callable')
+
+
+def main():
+    application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
     httpd = make_server((HOST, PORT), application)
     print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
     try:

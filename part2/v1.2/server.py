@@ -2,16 +2,19 @@
 
 Article: https://ruslanspivak.com/lsbaws-part2/
 """
+import contextlib
 import email.utils
 import importlib
 import io
 import os
 import socket
 import sys
+import time
 import urllib.parse
 
 HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
+LINGER = 1  # seconds in which a client may still send once it has its response
 
 
 class WSGIServer:
@@ -34,13 +37,17 @@ class WSGIServer:
 
     def handle_one_request(self):
         self.headers_set, self.headers_sent = [], False
+        self.read_request()
+        result = self.application(self.get_environ(), self.start_response)
+        self.finish_response(result)
+        self.finish_connection()
+
+    def read_request(self):
         with self.client_fd.makefile('rb') as stream:
             head = self.read_head(stream)
             echo('< ', head)
             self.parse_request(head)
             self.body = self.read_body(stream)
-        result = self.application(self.get_environ(), self.start_response)
-        self.finish_response(result)
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
@@ -67,7 +74,8 @@ class WSGIServer:
         expected = self.headers.get('expect', '').lower()
         if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
-        return stream.read(int(self.headers.get('content-length', '0')))
+        length = int(self.headers.get('content-length', '0'))
+        return stream.read(length)
 
     def get_environ(self):
         """Return what PEP 3333 calls the environ; its text is bytes decoded as latin-1."""
@@ -90,6 +98,8 @@ class WSGIServer:
             'REMOTE_ADDR': self.client_addr[0],
         }
         for name, value in self.headers.items():
+            if '_' in name:
+                continue  # X_Y would pass for X-Y
             key = name.upper().replace('-', '_')
             env[key if key in ('CONTENT_TYPE', 'CONTENT_LENGTH') else f'HTTP_{key}'] = value
         return env
@@ -138,14 +148,23 @@ class WSGIServer:
         finally:
             if hasattr(result, 'close'):
                 result.close()
-            self.client_fd.close()
+
+    def finish_connection(self):
+        """Close our half, then read on for a while: to close a socket with input unread would
+        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
+        deadline = time.monotonic() + LINGER
+        self.client_fd.settimeout(LINGER)
+        with contextlib.suppress(OSError):
+            self.client_fd.shutdown(socket.SHUT_WR)
+            while self.client_fd.recv(65536) and time.monotonic() < deadline:
+                pass
+        self.client_fd.close()
 
 
 def echo(prefix, data):
-    """Print bytes the way `curl -v` does: each line behind the prefix."""
-    for line in data.splitlines():
-        print(prefix + line.decode('ascii', 'backslashreplace'))
-    print(flush=True)
+    """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
+    lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
+    print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 
 def make_server(server_address, application):
@@ -154,12 +173,23 @@ def make_server(server_address, application):
     return server
 
 
-def main():
-    if len(sys.argv) < 2:
+def load_application(path):
+    """Return the callable that module:callable names; exits with one line where there is none."""
+    module, _, name = path.partition(':')
+    if not all(word.isidentifier() for word in [*module.split('.'), name]):
         sys.exit('Provide a WSGI application object as module:callable')
     sys.path.insert(0, os.getcwd())
-    module, application = sys.argv[1].split(':')
-    application = getattr(importlib.import_module(module), application)
+    try:
+        application = getattr(importlib.import_module(module), name, None)
+    except ModuleNotFoundError as error:
+        if error.name in (module, module.split('.')[0]):
+            sys.exit(f'{error} in {os.getcwd()}. Those of this repository are in part2/apps')
+        sys.exit(f'{error}. Install it: {sys.executable} -m pip install {error.name}')
+    return application if callable(application) else sys.exit(f'{path} is not a callable')
+
+
+def main():
+    application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
     httpd = make_server((HOST, PORT), application)
     print(f'Serving HTTP on port {httpd.server_port} ...\n', flush=True)
     try:

@@ -2,6 +2,7 @@
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """
+import contextlib
 import os
 import signal
 import socket
@@ -19,7 +20,8 @@ def handle_exit(signum, frame):
             return  # no child is left
         if pid == 0:
             return  # the children that are left still run
-        os.write(1, b'get SIGCHLD from: %d\n' % pid)  # print() is not safe in a signal handler
+        with contextlib.suppress(OSError):  # standard output may be closed or full
+            os.write(1, b'get SIGCHLD from: %d\n' % pid)  # print() is not safe in a signal handler
 
 
 def handle_request(client_fd):

@@ -2,6 +2,7 @@
 
 Article: https://ruslanspivak.com/lsbaws-part3/
 """
+import contextlib
 import os
 import signal
 import socket
@@ -13,7 +14,8 @@ REQUEST_QUEUE_SIZE = 1024
 
 def handle_exit(signum, frame):
     pid, status = os.wait()
-    os.write(1, b'get SIGCHLD from: %d\n' % pid)  # print() is not safe in a signal handler
+    with contextlib.suppress(OSError):  # standard output may be closed or full
+        os.write(1, b'get SIGCHLD from: %d\n' % pid)  # print() is not safe in a signal handler
 
 
 def handle_request(client_fd):
