@@ -34,7 +34,8 @@ def run(main):
     finally:
         for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
             kernel.send(pid, signal.SIGKILL)
-    signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # Python takes its handlers away before it ends
+    for signum in ENDINGS:  # Python takes its own handlers away some time before it ends
+        signal.signal(signum, signal.SIG_IGN)
     sys.exit(status)
 
 
