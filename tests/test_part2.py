@@ -1,8 +1,10 @@
 """Part 2: what each version of the WSGI server does, in detail."""
+import contextlib
 import json
 import os
 import re
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -124,6 +126,10 @@ BAD_REQUESTS = [  # what it is, its bytes, the status from v1.4 on
     ('two Hosts', request('GET', '/', 'Host: other'), 400),
     ('a Host with a space', b'GET / HTTP/1.1\r\nHost: a b\r\n\r\n', 400),
     ('a Host with a user', b'GET / HTTP/1.1\r\nHost: u@x\r\n\r\n', 400),
+    *[(f'Host: {host}', f'GET / HTTP/1.1\r\nHost: {host}\r\n\r\n'.encode(), 400)
+      for host in ('a:b:c', '<script>', 'x:99z', '[::1', 'a"b', 'x\\y')],
+    *[(f'Host: {host}', f'GET / HTTP/1.1\r\nHost: {host}\r\n\r\n'.encode(), 200)
+      for host in ('', 'localhost:8888', '[::1]:8888', 'a_b.example', 'x:')],
     ('a user in the target', request('GET', 'http://u:p@evil/'), 400),
     ('no host in the target', request('GET', 'http:///'), 400),
     ('a control character in the target', request('GET', '/\x7f'), 400),
@@ -134,6 +140,7 @@ BAD_REQUESTS = [  # what it is, its bytes, the status from v1.4 on
     ('HTTP/1.0 without Host', b'GET / HTTP/1.0\r\n\r\n', 200),
     ('a version of the future', b'GET / HTTP/9.1\r\nHost: x\r\n\r\n', 505),
     ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), 400),
+    ('a Content-Length with zeros in front', request('POST', '/', LENGTH + '0' * 5000 + '5') + b'hello', 200),
     ('a Content-Length in words', request('POST', '/', LENGTH + 'ten'), 400),
     ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', 400),
     ('a chunked body', request('POST', '/', CHUNKED) + b'0\r\n\r\n', 501),
@@ -143,7 +150,15 @@ BAD_REQUESTS = [  # what it is, its bytes, the status from v1.4 on
     ('a large body', request('POST', '/', LENGTH + '9' * 5000) + b'x' * 100_000, 413),
 ]
 CUT_SHORT = [b'', b'GET / HT', b'GET / HTTP/1.1\r\nHost: x\r\n', request('POST', '/', LENGTH + '9') + b'x']
-TLS_CLIENT_HELLO = bytes.fromhex('16030100c4010000c00303') + bytes(range(128, 256))
+
+
+def client_hello():
+    """What a client that speaks TLS says first."""
+    says = ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        context = ssl.create_default_context()
+        context.wrap_bio(ssl.MemoryBIO(), says, server_hostname='localhost').do_handshake()
+    return says.read()
 
 
 @pytest.mark.parametrize('stage', LASTING)
@@ -176,7 +191,7 @@ def test_a_client_that_leaves_in_the_middle_of_its_request_gets_no_answer(serve,
 def test_what_does_not_begin_like_a_request_is_refused_at_once(serve, stage):
     """The client does not end its half, and says no more."""
     server = serve(stage, 'wsgiapp:app')
-    for data in b'garbage\r\n', TLS_CLIENT_HELLO, b'GET / HTTP/1.1 \n':
+    for data in b'garbage\r\n', client_hello(), b'GET / HTTP/1.1 \n':
         with connect(server) as client:
             client.sendall(data)
             assert read_reply(client, server).status == 400
@@ -290,6 +305,24 @@ def test_a_client_that_never_reads_is_reset(with_times, stage):
 
 
 @pytest.mark.parametrize('stage', LASTING)
+def test_an_application_cannot_swallow_that_its_client_is_too_slow(with_times, stage):
+    server = with_times(stage, 'breaks_promises:app', TIMEOUT=0.1)
+    with connect(server) as deaf:
+        deaf.sendall(request('GET', '/swallow-errors'))
+        assert get(server, '/text').status == 500
+        reply = read_reply(deaf, server)
+        assert (reply.end, reply.complete) == (RST, False)
+
+
+@pytest.mark.parametrize('stage', LASTING)
+def test_a_whole_response_stays_whole_though_close_fails(serve, stage):
+    server = serve(stage, 'breaks_promises:app', env=WITH_TEST_APPS)
+    reply = get(server, '/fail-to-close')
+    assert (len(reply.body), reply.end) == (200_000, FIN)
+    assert 'KeyError' in server.output()
+
+
+@pytest.mark.parametrize('stage', LASTING)
 def test_a_client_that_reads_slowly_gets_all_of_it(with_times, stage):
     """It takes longer than TIMEOUT for the whole, and never that long for a piece."""
     server = with_times(stage, 'breaks_promises:app', TIMEOUT=1)
@@ -334,6 +367,13 @@ def test_a_server_that_cannot_print_still_answers(stage, output):
         assert get(server, '/').status == 200
 
 
+@pytest.mark.parametrize('stage', LASTING)
+def test_an_application_that_closes_the_output_is_outlived(serve, stage):
+    server = serve(stage, 'breaks_promises:app', env=WITH_TEST_APPS)
+    assert get(server, '/close-the-output').status == 200
+    assert get(server, '/text').status == 500
+
+
 @pytest.mark.parametrize('stage', STAGES)
 def test_control_characters_of_a_client_do_not_reach_the_terminal(serve, stage):
     server = serve(stage, 'wsgiapp:app')
@@ -349,14 +389,16 @@ def breaker(serve):
 
 
 def test_final_answers_500_to_a_promise_that_is_broken_before_anything_is_sent(breaker):
-    in_time = set(RESPONSES) - {'/megabytes', '/not-modified', '/no-content', '/too-long-later', '/too-short'}
+    in_time = set(RESPONSES) - {'/megabytes', '/not-modified', '/no-content', '/reset-content',
+                                '/too-long-later', '/too-short'}
     for path in in_time:
         reply = get(breaker, path)
         assert (reply.status, reply.values('X-Smuggled'), reply.complete) == (500, [], True), path
     assert breaker.output().count('Traceback (most recent call last)') == len(in_time)
 
 
-@pytest.mark.parametrize(('path', 'word'), [('/too-long-later', 'longer'), ('/too-short', 'shorter')])
+@pytest.mark.parametrize(('path', 'word'), [
+    ('/too-long-later', 'longer'), ('/too-short', 'shorter'), ('/swallow-the-length', 'shorter')])
 def test_final_resets_the_connection_where_the_body_does_not_keep_its_length(breaker, path, word):
     reply = get(breaker, path)
     assert (reply.end, len(reply.body + reply.extra) <= 3) == (RST, True)
@@ -364,7 +406,7 @@ def test_final_resets_the_connection_where_the_body_does_not_keep_its_length(bre
 
 
 @pytest.mark.parametrize(('path', 'status', 'length'), [
-    ('/no-content', 204, []), ('/not-modified', 304, ['3'])])
+    ('/no-content', 204, []), ('/reset-content', 205, []), ('/not-modified', 304, ['3'])])
 def test_final_sends_no_body_where_the_status_has_none(breaker, path, status, length):
     reply = get(breaker, path)
     assert (reply.status, reply.body, reply.extra) == (status, b'', b'')

@@ -21,23 +21,23 @@ HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
-SEND_BUFFER = 64 * 1024  # bytes; with more, the kernel is late to tell that a slow client takes some
+SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])\r?\n')
-TEXT = r'[\t\x20-\x7e\x80-\xff]*'
-HEADER_LINE = re.compile(rf'({TOKEN}):({TEXT})')
-AUTHORITY = r'[^\s,/?#@]+'  # host:port
+FIELD_VALUE = r'[\t\x20-\x7e\x80-\xff]*'  # no control characters
+HEADER_LINE = re.compile(rf'({TOKEN}):({FIELD_VALUE})')
+AUTHORITY = r'(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.~!$&()*+;=%_-]+)(?::[0-9]*)?'  # host:port
 
 
 class RequestError(Exception):
     """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
 
 
-class HangUp(Exception):
-    """The connection cannot go on: the client is gone or too slow, or its response has broken off."""
+class HangUp(BaseException):  # the "except Exception" of an application must not catch it
+    """The connection cannot go on: the client is gone or too slow, or its response cannot be finished."""
 
 
 class WSGIServer:
@@ -61,7 +61,8 @@ class WSGIServer:
             self.handle_one_request()
 
     def handle_one_request(self):
-        self.request_method, self.headers_set, self.headers_sent = None, [], False
+        self.headers_set, self.headers_sent, self.finished = [], False, False
+        self.request_method, self.length_left = None, math.inf
         try:
             self.answer_request()
             self.finish_connection()
@@ -81,9 +82,10 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError):  # standard error may be closed or full
+            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
                 traceback.print_exc()
-            self.send_error('500 Internal Server Error', 'the server or its application failed')
+            if not self.finished:
+                self.send_error('500 Internal Server Error', 'the server or its application failed')
 
     def read_request(self):
         try:
@@ -97,18 +99,17 @@ class WSGIServer:
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
-        if re.match(rb'[^!-~\r\n]', stream.peek()):
-            return stream.read1()  # TLS, for example: parse_request() refuses it
         head = line = stream.readline(MAX_HEAD)
         if line in (b'\r\n', b'\n'):
             head = line = stream.readline(MAX_HEAD)  # a blank line in front is ignored (section 2.2)
         if len(head) == MAX_HEAD:
-            raise RequestError('414 URI Too Long', f'the request line is over {MAX_HEAD} bytes')
-        while REQUEST_LINE.match(head.decode('latin-1')) and line not in (b'\r\n', b'\n', b''):
+            raise RequestError('414 URI Too Long', 'the request line is too long')
+        well_formed = REQUEST_LINE.match(head.decode('latin-1'))  # if not, parse_request() refuses it
+        while well_formed and line not in (b'\r\n', b'\n', b''):
             line = stream.readline(MAX_HEAD)
             head += line
             if len(head) > MAX_HEAD:
-                raise RequestError('431 Request Header Fields Too Large', f'over {MAX_HEAD} bytes')
+                raise RequestError('431 Request Header Fields Too Large', 'the head is too long')
         if not line.endswith(b'\n'):
             raise HangUp
         return head
@@ -126,7 +127,7 @@ class WSGIServer:
         if absolute:  # as sent to a proxy (section 3.2.2)
             self.path = '/' + self.path[absolute.end():].removeprefix('/')
         if not self.path.startswith('/'):
-            raise RequestError('400 Bad Request', 'the target does not start with /')
+            raise RequestError('400 Bad Request', 'this server does not serve such a target')
         self.headers = {}
         for line in head[match.end():].split('\n')[:-2]:
             field = HEADER_LINE.fullmatch(line.removesuffix('\r'))
@@ -137,9 +138,9 @@ class WSGIServer:
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
         if 'host' not in self.headers and self.request_version != 'HTTP/1.0':
-            raise RequestError('400 Bad Request', 'there is no Host header (section 3.2)')
+            raise RequestError('400 Bad Request', 'there is no Host header (RFC 9112, section 3.2)')
         if not re.fullmatch(rf'({AUTHORITY})?', self.headers.get('host', '')):
-            raise RequestError('400 Bad Request', 'Host is not one host (section 3.2)')
+            raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)')
         if absolute:
             self.headers['host'] = absolute[1]
 
@@ -150,8 +151,9 @@ class WSGIServer:
         length = self.headers.get('content-length', '0')
         if not re.fullmatch('[0-9]+', length):
             raise RequestError('400 Bad Request', 'Content-Length is not one number')
+        length = length.lstrip('0') or '0'
         if len(length) > 10 or int(length) > MAX_BODY:  # int() refuses thousands of digits
-            raise RequestError('413 Content Too Large', f'the body is over {MAX_BODY} bytes')
+            raise RequestError('413 Content Too Large', 'the body is too long')
         expected = self.headers.get('expect', '').lower()
         if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
@@ -196,7 +198,7 @@ class WSGIServer:
                 exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
-        self.check_promises(status, response_headers)
+        length = self.check_promises(status, response_headers)
         server_headers = [
             ('Date', email.utils.formatdate(usegmt=True)),
             ('Server', 'WSGIServer 0.2'),
@@ -204,25 +206,26 @@ class WSGIServer:
         ]
         given = {name.lower() for name, value in response_headers}
         server_headers = [header for header in server_headers if header[0].lower() not in given]
-        if status.startswith('204'):  # it has no Content-Length (RFC 9110, section 8.6)
+        self.has_body = self.request_method != 'HEAD' and status[:3] not in ('204', '205', '304')
+        self.length_left = length if self.has_body else math.inf
+        if status[:3] == '204':  # it has no Content-Length (RFC 9110, section 8.6)
             response_headers = [header for header in response_headers
                                 if header[0].lower() != 'content-length']
         self.headers_set = [status, response_headers + server_headers]
         return self.write
 
     def check_promises(self, status, response_headers):
-        """Raise ValueError for what an application must not send (PEP 3333); note the length of its body."""
-        if not re.fullmatch(rf'[2-5][0-9]{{2}} {TEXT}', status):
+        """Return the Content-Length, or infinity; raise ValueError for what must not be sent (PEP 3333)."""
+        if not re.fullmatch(rf'[2-5][0-9]{{2}} {FIELD_VALUE}', status):
             raise ValueError(f'not a status: {status!r}')
         for name, value in response_headers:
-            well_formed = re.fullmatch(TOKEN, name) and re.fullmatch(TEXT, value)
+            well_formed = re.fullmatch(TOKEN, name) and re.fullmatch(FIELD_VALUE, value)
             if not well_formed or wsgiref.util.is_hop_by_hop(name):
-                raise ValueError(f'not a header of an application: {name}: {value!r}')
+                raise ValueError(f'not a header that an application may send: {name}: {value!r}')
         lengths = [value for name, value in response_headers if name.lower() == 'content-length']
-        if lengths and not re.fullmatch('[0-9]{1,18}', ','.join(lengths)):
+        if len(lengths) > 1 or not all(re.fullmatch('[0-9]{1,18}', value) for value in lengths):
             raise ValueError(f'not a Content-Length: {", ".join(lengths)}')
-        self.has_body = self.request_method != 'HEAD' and status[:3] not in ('204', '304')
-        self.length_left = int(lengths[0]) if lengths and self.has_body else math.inf
+        return int(lengths[0]) if lengths else math.inf
 
     def write(self, data):
         """Send body bytes; the first call sends the status and the headers before them."""
@@ -230,9 +233,9 @@ class WSGIServer:
             raise AssertionError('start_response() was not called')
         if not self.has_body:
             data = b''
-        self.length_left -= len(data)
-        if self.length_left < 0:
+        if len(data) > self.length_left:
             raise ValueError('the body is longer than its Content-Length')
+        self.length_left -= len(data)
         if not self.headers_sent:
             data = self.response_head() + data
             self.headers_sent = True
@@ -254,10 +257,11 @@ class WSGIServer:
             for data in result:
                 if data:
                     self.write(data)
-            if not self.headers_sent:
-                self.write(b'')
             if 0 < self.length_left < math.inf:
                 raise ValueError('the body is shorter than its Content-Length')
+            if not self.headers_sent:
+                self.write(b'')
+            self.finished = True
         finally:
             if hasattr(result, 'close'):
                 result.close()
@@ -271,19 +275,20 @@ class WSGIServer:
 
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
-        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
+        reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
-        self.client_fd.settimeout(LINGER)
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(65536) and time.monotonic() < deadline:
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self.client_fd.settimeout(left)
+                if not self.client_fd.recv(65536):
+                    break
 
 
 def echo(prefix, data):
     """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
     lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
-    with contextlib.suppress(OSError):  # standard output may be closed or full
+    with contextlib.suppress(OSError, ValueError):  # standard output may be full or closed
         print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 

@@ -151,13 +151,14 @@ class WSGIServer:
 
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
-        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
+        reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
-        self.client_fd.settimeout(LINGER)
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(65536) and time.monotonic() < deadline:
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self.client_fd.settimeout(left)
+                if not self.client_fd.recv(65536):
+                    break
         self.client_fd.close()
 
 

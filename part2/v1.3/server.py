@@ -18,11 +18,11 @@ HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
-SEND_BUFFER = 64 * 1024  # bytes; with more, the kernel is late to tell that a slow client takes some
+SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 
 
-class HangUp(Exception):
-    """The connection cannot go on: the client is gone or too slow, or its response has broken off."""
+class HangUp(BaseException):  # the "except Exception" of an application must not catch it
+    """The connection cannot go on: the client is gone or too slow, or its response cannot be finished."""
 
 
 class WSGIServer:
@@ -46,7 +46,7 @@ class WSGIServer:
             self.handle_one_request()
 
     def handle_one_request(self):
-        self.headers_set, self.headers_sent = [], False
+        self.headers_set, self.headers_sent, self.finished = [], False, False
         try:
             self.answer_request()
             self.finish_connection()
@@ -64,9 +64,10 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError):  # standard error may be closed or full
+            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
                 traceback.print_exc()
-            self.send_error('500 Internal Server Error', 'the server or its application failed')
+            if not self.finished:
+                self.send_error('500 Internal Server Error', 'the server or its application failed')
 
     def read_request(self):
         try:
@@ -182,6 +183,7 @@ class WSGIServer:
                     self.write(data)
             if not self.headers_sent:
                 self.write(b'')
+            self.finished = True
         finally:
             if hasattr(result, 'close'):
                 result.close()
@@ -195,19 +197,20 @@ class WSGIServer:
 
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
-        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
+        reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
-        self.client_fd.settimeout(LINGER)
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(65536) and time.monotonic() < deadline:
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self.client_fd.settimeout(left)
+                if not self.client_fd.recv(65536):
+                    break
 
 
 def echo(prefix, data):
     """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
     lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
-    with contextlib.suppress(OSError):  # standard output may be closed or full
+    with contextlib.suppress(OSError, ValueError):  # standard output may be full or closed
         print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 

@@ -19,22 +19,23 @@ HOST = os.environ.get('HOST', '127.0.0.1')
 PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
-SEND_BUFFER = 64 * 1024  # bytes; with more, the kernel is late to tell that a slow client takes some
+SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 MAX_HEAD = 16 * 1024  # bytes
 MAX_BODY = 1024 * 1024  # bytes
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])\r?\n')
-HEADER_LINE = re.compile(rf'({TOKEN}):([\t\x20-\x7e\x80-\xff]*)')
-AUTHORITY = r'[^\s,/?#@]+'  # host:port
+FIELD_VALUE = r'[\t\x20-\x7e\x80-\xff]*'  # no control characters
+HEADER_LINE = re.compile(rf'({TOKEN}):({FIELD_VALUE})')
+AUTHORITY = r'(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.~!$&()*+;=%_-]+)(?::[0-9]*)?'  # host:port
 
 
 class RequestError(Exception):
     """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
 
 
-class HangUp(Exception):
-    """The connection cannot go on: the client is gone or too slow, or its response has broken off."""
+class HangUp(BaseException):  # the "except Exception" of an application must not catch it
+    """The connection cannot go on: the client is gone or too slow, or its response cannot be finished."""
 
 
 class WSGIServer:
@@ -58,7 +59,7 @@ class WSGIServer:
             self.handle_one_request()
 
     def handle_one_request(self):
-        self.headers_set, self.headers_sent = [], False
+        self.headers_set, self.headers_sent, self.finished = [], False, False
         try:
             self.answer_request()
             self.finish_connection()
@@ -78,9 +79,10 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError):  # standard error may be closed or full
+            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
                 traceback.print_exc()
-            self.send_error('500 Internal Server Error', 'the server or its application failed')
+            if not self.finished:
+                self.send_error('500 Internal Server Error', 'the server or its application failed')
 
     def read_request(self):
         try:
@@ -94,18 +96,17 @@ class WSGIServer:
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
-        if re.match(rb'[^!-~\r\n]', stream.peek()):
-            return stream.read1()  # TLS, for example: parse_request() refuses it
         head = line = stream.readline(MAX_HEAD)
         if line in (b'\r\n', b'\n'):
             head = line = stream.readline(MAX_HEAD)  # a blank line in front is ignored (section 2.2)
         if len(head) == MAX_HEAD:
-            raise RequestError('414 URI Too Long', f'the request line is over {MAX_HEAD} bytes')
-        while REQUEST_LINE.match(head.decode('latin-1')) and line not in (b'\r\n', b'\n', b''):
+            raise RequestError('414 URI Too Long', 'the request line is too long')
+        well_formed = REQUEST_LINE.match(head.decode('latin-1'))  # if not, parse_request() refuses it
+        while well_formed and line not in (b'\r\n', b'\n', b''):
             line = stream.readline(MAX_HEAD)
             head += line
             if len(head) > MAX_HEAD:
-                raise RequestError('431 Request Header Fields Too Large', f'over {MAX_HEAD} bytes')
+                raise RequestError('431 Request Header Fields Too Large', 'the head is too long')
         if not line.endswith(b'\n'):
             raise HangUp
         return head
@@ -123,7 +124,7 @@ class WSGIServer:
         if absolute:  # as sent to a proxy (section 3.2.2)
             self.path = '/' + self.path[absolute.end():].removeprefix('/')
         if not self.path.startswith('/'):
-            raise RequestError('400 Bad Request', 'the target does not start with /')
+            raise RequestError('400 Bad Request', 'this server does not serve such a target')
         self.headers = {}
         for line in head[match.end():].split('\n')[:-2]:
             field = HEADER_LINE.fullmatch(line.removesuffix('\r'))
@@ -134,9 +135,9 @@ class WSGIServer:
                 value = self.headers[name] + ', ' + value
             self.headers[name] = value
         if 'host' not in self.headers and self.request_version != 'HTTP/1.0':
-            raise RequestError('400 Bad Request', 'there is no Host header (section 3.2)')
+            raise RequestError('400 Bad Request', 'there is no Host header (RFC 9112, section 3.2)')
         if not re.fullmatch(rf'({AUTHORITY})?', self.headers.get('host', '')):
-            raise RequestError('400 Bad Request', 'Host is not one host (section 3.2)')
+            raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)')
         if absolute:
             self.headers['host'] = absolute[1]
 
@@ -147,8 +148,9 @@ class WSGIServer:
         length = self.headers.get('content-length', '0')
         if not re.fullmatch('[0-9]+', length):
             raise RequestError('400 Bad Request', 'Content-Length is not one number')
+        length = length.lstrip('0') or '0'
         if len(length) > 10 or int(length) > MAX_BODY:  # int() refuses thousands of digits
-            raise RequestError('413 Content Too Large', f'the body is over {MAX_BODY} bytes')
+            raise RequestError('413 Content Too Large', 'the body is too long')
         expected = self.headers.get('expect', '').lower()
         if expected == '100-continue' and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
@@ -230,6 +232,7 @@ class WSGIServer:
                     self.write(data)
             if not self.headers_sent:
                 self.write(b'')
+            self.finished = True
         finally:
             if hasattr(result, 'close'):
                 result.close()
@@ -243,19 +246,20 @@ class WSGIServer:
 
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
-        reset the connection, and the client lose the response (RFC 9112, section 9.6)."""
+        reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
-        self.client_fd.settimeout(LINGER)
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            while self.client_fd.recv(65536) and time.monotonic() < deadline:
-                pass
+            while (left := deadline - time.monotonic()) > 0:
+                self.client_fd.settimeout(left)
+                if not self.client_fd.recv(65536):
+                    break
 
 
 def echo(prefix, data):
     """Print bytes the way `curl -v` does: each line behind the prefix, control characters escaped."""
     lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
-    with contextlib.suppress(OSError):  # standard output may be closed or full
+    with contextlib.suppress(OSError, ValueError):  # standard output may be full or closed
         print(*[prefix + line for line in lines], '', sep='\n', flush=True)
 
 

@@ -1,13 +1,16 @@
 """An application that breaks one promise of PEP 3333 at each path."""
+import sys
 
 PLAIN = ('Content-Type', 'text/plain')
 RESPONSES = {  # path: status, headers, pieces of the body
     '/too-long': ('200 OK', [PLAIN, ('Content-Length', '3')], [b'eleven bytes']),
     '/too-long-later': ('200 OK', [PLAIN, ('Content-Length', '3')], [b'abc', b'eleven bytes']),
     '/too-short': ('200 OK', [PLAIN, ('Content-Length', '11')], [b'abc']),
+    '/nothing': ('200 OK', [PLAIN, ('Content-Length', '11')], []),
     '/two-lengths': ('200 OK', [PLAIN, ('Content-Length', '3'), ('Content-Length', '4')], [b'abc']),
     '/negative-length': ('200 OK', [PLAIN, ('Content-Length', '-3')], [b'abc']),
     '/no-content': ('204 No Content', [('Content-Length', '3')], [b'abc']),
+    '/reset-content': ('205 Reset Content', [], [b'abc']),
     '/not-modified': ('304 Not Modified', [('Content-Length', '3')], [b'abc']),
     '/status-of-two-lines': ('200 OK\r\nX-Smuggled: two', [PLAIN], [b'']),
     '/status-with-nul': ('200 O\0K', [PLAIN], [b'']),
@@ -27,6 +30,55 @@ RESPONSES = {  # path: status, headers, pieces of the body
 
 
 def app(environ, start_response):
+    return BEHAVIOURS.get(environ['PATH_INFO'], answer)(environ, start_response)
+
+
+def answer(environ, start_response):
     status, headers, body = RESPONSES[environ['PATH_INFO']]
     start_response(status, headers)
     return body
+
+
+def swallow_errors(environ, start_response):
+    """Write more than a client that does not read can take, and go on as if nothing had happened."""
+    write = start_response('200 OK', [PLAIN])
+    for _ in range(3):
+        try:
+            write(b'x' * 10_000_000)
+        except Exception:
+            pass
+    return [b'the end']
+
+
+def swallow_the_length(environ, start_response):
+    write = start_response('200 OK', [PLAIN, ('Content-Length', '3')])
+    write(b'a')
+    try:
+        write(b'more than three')
+    except ValueError:
+        pass
+    return []
+
+
+class FailsToClose(list):
+    def close(self):
+        raise KeyError('the application cannot close its response')
+
+
+def fail_to_close(environ, start_response):
+    start_response('200 OK', [PLAIN])
+    return FailsToClose([b'x' * 200_000])
+
+
+def close_the_output(environ, start_response):
+    sys.stdout.close()
+    start_response('200 OK', [PLAIN])
+    return [b'']
+
+
+BEHAVIOURS = {
+    '/swallow-errors': swallow_errors,
+    '/swallow-the-length': swallow_the_length,
+    '/fail-to-close': fail_to_close,
+    '/close-the-output': close_the_output,
+}
