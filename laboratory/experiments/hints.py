@@ -143,6 +143,7 @@ VARIANTS = [
         f"{WITH_PROBES}\n(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'; sleep 9) | "
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
         'You see curl time out: once you have sent a reply, give its client a moment only to close.')),
+    *variants('outlives', {'an app that calls exit': f'curl http://localhost:8888/exit; {NEXT}'}),
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),

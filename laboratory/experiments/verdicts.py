@@ -71,8 +71,9 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             printed = last_lines(server.output())
-            if server.has_ended() and verdict.outcome == BUG and getattr(experiment, 'judges_ends', False):
-                verdict = verdict._replace(printed=printed)
+            if server.has_ended() and verdict.outcome in (BUG, HOLDS) and hasattr(experiment, 'judges_ends'):
+                seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'
+                verdict = Verdict(BUG, seen, printed)
             elif server.has_ended():
                 verdict = what_ended_means(experiment, server)
     except ServerFailed as failed:
