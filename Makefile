@@ -1,32 +1,29 @@
 PYTHON ?= python3
-HOST ?= 127.0.0.1
-PORT ?= 8888
-PEP475 ?= on
-APP ?= wsgiapp:app
-export HOST PORT PEP475
 
 # every folder with a server.py is a stage: part3/v1.2 is part3-v1.2
-STAGES := $(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py))
-PLAIN := $(foreach stage,$(filter-out part2/%,$(STAGES)),$(subst /,-,$(stage)))
-WSGI := $(foreach stage,$(filter part2/%,$(STAGES)),$(subst /,-,$(stage)))
-DIFFS := $(addprefix diff-,$(PLAIN) $(WSGI))
-TRACES := $(addprefix trace-,$(PLAIN) $(WSGI))
+STAGES := $(subst /,-,$(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py)))
+DIFFS := $(addprefix diff-,$(STAGES))
+TRACES := $(addprefix trace-,$(STAGES))
 BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child)
+HELPS := $(addprefix help-,bug watch trace grade matrix client diff readmes pictures)
+COMMANDS := help diff watch trace grade matrix client test lint readmes pictures clean
+ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
 
-# the environment is made again for another Python, and for other requirements
-VENV := .venv/made-for-$(shell $(PYTHON) -c 'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null)
-FRAMEWORK = $(filter flaskapp:% pyramidapp:% djangoapp:%,$(APP))
+# folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
+FOLDERS := $(wildcard */ */*/)
+FOLDERS := $(filter-out $(ALL),$(FOLDERS) $(FOLDERS:%/=%))
 
-# in words that every Python understands
-CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
-	{ echo '$(PYTHON) is not Python 3.10 or newer: name another with PYTHON=python3.13' >&2; exit 1; }
+# runs a module of common/, or one that needs .venv; the check is in words that every Python understands
+COMMON = @$(PYTHON) -SEc 'import sys; sys.exit(sys.version_info < (3, 10) and 3)' 2>/dev/null || { \
+	[ $$? = 3 ] && why='is older than Python 3.10' || why='does not run here (pyenv versions lists those of pyenv)'; \
+	echo "PYTHON=$(PYTHON) $$why: name another, as in PYTHON=python3.13" >&2; exit 1; }; exec $(PYTHON) -m common.
+VENV = $(COMMON)environment -m
 
-.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff $(TRACES) trace $(BUGS) watch grade matrix client test lint \
-	readmes pictures clean
+.PHONY: $(ALL) $(FOLDERS)
 
 help:
 	@echo 'Stages, on PORT=8888; Ctrl-C ends them:'
-	@$(PYTHON) -m common.stages
+	$(COMMON)stages
 	@echo
 	@echo '  make part2-final APP=flaskapp:app               ... with another application of part2/apps'
 	@echo '  make part3-v1.2 PORT=9000                       ... on another port'
@@ -36,76 +33,73 @@ help:
 	@echo 'Beside them:'
 	@sed -n 's/^## \(make [^:]*\): *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-49s %s\n", $$1, $$2}'
 
-$(PLAIN):
-	$(CHECK_PYTHON)
-	@$(PYTHON) -m common.run $@
+## make help-grade: what a command does, and its variables
+$(HELPS): help-%:
+	@$(PYTHON) -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read()), False).strip())' \
+		$(wildcard common/$*.py laboratory/$*.py)
 
-$(WSGI): $(if $(FRAMEWORK),$(VENV))
-	$(CHECK_PYTHON)
-	@$(if $(FRAMEWORK),.venv/bin/python,$(PYTHON)) -m common.run $@ $(APP)
+$(STAGES):
+	$(COMMON)run $@
 
 ## make diff-part3-v1.2: the step to a stage from the one before
-$(DIFFS):
-	@$(PYTHON) -m common.diff $(@:diff-%=%)
+$(DIFFS): diff-%:
+	$(COMMON)diff $*
 
 ## make diff FROM=part3-v1.1 TO=part3-final: the step between any two
 diff:
-	@$(PYTHON) -m common.diff $(FROM) $(TO)
+	$(COMMON)diff
 
 ## make bug-zombie: the bug, its cure and the diff, as a short scene
-$(BUGS): $(VENV)
-	@.venv/bin/python -m laboratory.scenes $(@:bug-%=%)
+$(BUGS): bug-%:
+	$(VENV) laboratory.bug $*
 
 ## make watch: what the kernel sees of the server on PORT, live
-watch: $(VENV)
-	@.venv/bin/python -m laboratory.watch
+watch:
+	$(VENV) laboratory.watch
 
 ## make trace-part3-v1.2: its system calls as a timeline (Linux)
-$(TRACES): $(VENV)
-	@.venv/bin/python -m laboratory.trace $(@:trace-%=%)
+$(TRACES): trace-%:
+	$(VENV) laboratory.trace $*
 
 ## make trace SERVER='python3 my_server.py': those of your own
-trace: $(VENV)
-	@.venv/bin/python -m laboratory.trace
+trace:
+	$(VENV) laboratory.trace
 
 ## make grade SERVER='python3 my_server.py': which stage is it like?
-grade: $(VENV)
-	@.venv/bin/python -m laboratory.grade
+grade:
+	$(VENV) laboratory.grade
 
 ## make matrix: measures what every stage does
-matrix: $(VENV)
-	@.venv/bin/python -m laboratory.matrix
+matrix:
+	$(VENV) laboratory.matrix
 
 ## make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5: the load client
 client:
-	@$(PYTHON) common/client.py $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
+	$(COMMON)client $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
 		$(if $(MAX_CONNS),--max-conns $(MAX_CONNS)) $(if $(HOLD),--hold $(HOLD))
 
 ## make test: sets up .venv and runs the tests
-test: $(VENV)
-	@.venv/bin/python -m pytest $(ARGS)
+test:
+	$(VENV) pytest $(ARGS)
 
 ## make lint: what ruff says of the code
-lint: $(VENV)
-	@.venv/bin/ruff check
+lint:
+	$(VENV) ruff check
 
 ## make readmes: writes the diffs and tables of the READMEs anew
-readmes: $(VENV)
-	@.venv/bin/python -m laboratory.readmes
+readmes:
+	$(VENV) laboratory.readmes
 
 ## make pictures: draws the pictures of the README anew
-pictures: $(VENV)
-	@.venv/bin/python -m laboratory.pictures
+pictures:
+	$(VENV) laboratory.pictures
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ laboratory/__pycache__ tests/__pycache__ part2/apps/__pycache__
+	rm -rf .venv .pytest_cache .ruff_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
 
-$(VENV): requirements.txt
-	$(CHECK_PYTHON)
-	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
-		{ echo '$(PYTHON) cannot make a .venv: install it, on Debian and Ubuntu with apt install python3-venv' >&2; exit 1; }
-	@rm -rf .venv
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --disable-pip-version-check -r requirements.txt
-	@touch $@
+# what there is of that kind, or all that a name can begin with
+KIND = $(firstword $(subst -, ,$(subst /, ,$@)))
+.DEFAULT $(FOLDERS):
+	$(error make $@: there is no such command; there are $(or $(filter $(KIND)-%,$(ALL)),$(COMMANDS) $(STAGES)))

@@ -1,1 +1,1 @@
-"""What is used beside the stages: the list of them, experiments on servers, the load client."""
+"""What stands beside the stages and needs Python alone: imports the standard library and itself."""

@@ -1,9 +1,11 @@
 """A load client: many processes, each with many connections, held open until Ctrl-C.
 
-    python3 common/client.py --max-clients 128 --max-conns 8
+    make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5 HOST=127.0.0.1 PORT=8888
+    python3 common/client.py --max-clients 128 --max-conns 8 --hold 5 --host 127.0.0.1 --port 8888
 
-Says how many connections were made, answered and refused. The exit status is 1 where not all of
-them were answered. Article: https://ruslanspivak.com/lsbaws-part3/
+HOLD is the number of seconds after which it ends instead. Says how many connections were made,
+answered and refused. The exit status is 1 where not all of them were answered.
+Article: https://ruslanspivak.com/lsbaws-part3/
 """
 import argparse
 import json
@@ -33,8 +35,8 @@ def open_connections(address, max_conns):
             sock.sendall(REQUEST)
             socks.append(sock)
             outcome['connected'] += 1
-        except OSError as error:
-            outcome.update(['refused', error.strerror or str(error)])
+        except (OSError, UnicodeError) as error:  # the latter for a HOST that no host can have
+            outcome.update(['refused', getattr(error, 'strerror', None) or str(error)])
     deadline = time.monotonic() + TIMEOUT
     for sock in socks:
         sock.settimeout(max(deadline - time.monotonic(), 0.01))
@@ -71,6 +73,7 @@ def run_clients(args):
                 be_client(args, report_write, hold_read)
             pids.append(pid)
         signal.signal(signal.SIGINT, ctrl_c)
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make client | head -1` ends in silence
         os.close(report_write)
         with open(report_read) as reports:
             for line in reports:
@@ -113,8 +116,9 @@ def between(low, high):
 
 def parse_args():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument('--host', default=os.environ.get('HOST', '127.0.0.1'))
-    parser.add_argument('--port', type=between(1, 65535), default=os.environ.get('PORT', '8888'))
+    parser.error = lambda problem: parser.exit(2, f'client: {problem}\n')  # in one line
+    parser.add_argument('--host', default=os.environ.get('HOST') or '127.0.0.1')
+    parser.add_argument('--port', type=between(1, 65535), default=os.environ.get('PORT') or '8888')
     parser.add_argument('--max-clients', type=between(1, MOST), default=1, help='client processes')
     parser.add_argument('--max-conns', type=between(1, MOST), default=1,
                         help='connections of each client')

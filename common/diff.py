@@ -1,6 +1,13 @@
-"""Shows the step between two stages: diff.py TO (from the stage before it), or diff.py FROM TO."""
+"""Shows the step to a stage from the one before it, or between any two.
+
+    make diff-part3-v1.2
+    make diff FROM=part3-v1.1 TO=part3-final
+
+NO_COLOR=1 leaves the colours out, FORCE_COLOR=1 keeps them in a pipe.
+"""
 import difflib
 import os
+import signal
 import sys
 
 from common.stages import ROOT, find_stage, stage_before
@@ -16,20 +23,25 @@ def step(before, after):
 
 def coloured(lines):
     """The lines as a terminal shows them; without colours in a pipe, and where NO_COLOR is set."""
-    if not sys.stdout.isatty() or os.environ.get('NO_COLOR'):
+    wanted = os.environ.get('FORCE_COLOR') or sys.stdout.isatty()
+    if not wanted or os.environ.get('NO_COLOR'):
         return lines
     return [f'{COLOURS[line[0]]}{line}\x1b[0m' if line[:1] in COLOURS else line for line in lines]
 
 
-def main(*names):
-    stages = [find_stage(name) for name in names]
-    if len(stages) == 1:
-        if stage_before(stages[0]) is None:
-            sys.exit(f'{stages[0].name} is the first stage of its part: none is before it')
-        stages.insert(0, stage_before(stages[0]))
-    if len(stages) != 2:
-        sys.exit('Name two stages: make diff FROM=part3-v1.1 TO=part3-final')
-    print(*coloured(step(*stages)), sep='\n')
+def main(name=None):
+    names = os.environ.get('FROM'), os.environ.get('TO')
+    if name and any(names) or not name and not all(names):
+        sys.exit('Name one stage, make diff-part3-v1.2, or two: make diff FROM=part3-v1.1 TO=part3-final')
+    if name:
+        after = find_stage(name)
+        before = stage_before(after)
+        if before is None:
+            sys.exit(f'{name} is the first stage of its part: none is before it')
+    else:
+        before, after = map(find_stage, names)
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make diff-part3-v1.2 | head` ends in silence
+    print(*coloured(step(before, after)), sep='\n')
 
 
 if __name__ == '__main__':

@@ -29,8 +29,10 @@ def free_address():
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, number))
+        except (socket.gaierror, UnicodeError):
+            sys.exit(f'HOST={host} is no address: 127.0.0.1 is for this machine, 0.0.0.0 for the network')
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
-            reason = 'another server listens there' if taken else error.strerror
-            sys.exit(f'cannot listen on HOST={host} PORT={number}: {reason}. Another port: PORT=9000')
+            reason = 'another server listens there. Another port: PORT=9000' if taken else error.strerror
+            sys.exit(f'cannot listen on HOST={host} PORT={number}: {reason}')
     return host, number

@@ -2,6 +2,7 @@
 import ast
 import os
 import re
+import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +22,11 @@ class Stage(NamedTuple):
     def server(self):
         """The path of its server.py, relative to the root."""
         return f'{self.folder}/server.py'
+
+    @property
+    def arguments(self):
+        """What its server.py is started with: the application, where it runs one."""
+        return ['wsgiapp:app'] if self.part in ('part2', 'part4') else []
 
     @property
     def summary(self):
@@ -69,5 +75,6 @@ def stage_before(stage):
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make | head` ends in silence
     for stage in all_stages():
         print(f'  make {stage.name:<19} {stage.summary}')

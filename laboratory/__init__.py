@@ -1,1 +1,1 @@
-"""The commands that show what servers do: each module is one that make runs, or what they share."""
+"""The commands that need .venv, a module each: import instruments, experiments and common, never another command."""

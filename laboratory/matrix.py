@@ -1,10 +1,17 @@
-"""Measures what every stage does, and prints the tables."""
-import argparse
+"""Measures what the stages do, and prints the tables.
+
+    make matrix                      every stage
+    make matrix STAGE=part3-v1.2     that one alone
+"""
+import os
+import sys
 from functools import partial
 
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from common.stages import all_stages, find_stage
 from laboratory.experiments.tables import EXPERIMENTS, measured
 from laboratory.instruments.terminal import STYLES, console, run
 
@@ -20,8 +27,12 @@ def table(part, outcomes):
 
 
 def main():
-    argparse.ArgumentParser(prog='make matrix', description=__doc__).parse_args()
-    for part, outcomes in measured(partial(track, description='Measuring', console=console)).items():
+    name = os.environ.get('STAGE')
+    stages = [find_stage(name)] if name else all_stages()
+    if name and stages[0].part not in EXPERIMENTS:
+        sys.exit(f'{name}: no experiments are about it')
+    follow = partial(track, description='Measuring', console=Console(stderr=True), transient=True)
+    for part, outcomes in measured(stages, follow).items():
         console.print(table(part, outcomes))
 
 

@@ -4,6 +4,7 @@ import sys
 from common import stages
 from common.diff import step
 from laboratory.experiments import tables
+from laboratory.instruments.terminal import run
 
 DIFF_HEADING = '## Diff to the stage before\n'
 
@@ -41,6 +42,10 @@ def fresh_texts(outcomes):
     return texts
 
 
-if __name__ == '__main__':
-    for path, text in fresh_texts(tables.measured()).items():
+def main():
+    for path, text in fresh_texts(tables.measured(stages.all_stages())).items():
         path.write_text(text)
+
+
+if __name__ == '__main__':
+    run(main)

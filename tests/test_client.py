@@ -77,4 +77,5 @@ def test_without_a_server_all_are_refused():
 def test_a_bad_option_is_told(options):
     run = run_client(*options)
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith('client.py: error: ')
+    assert run.stderr.startswith('client: ')
+    assert run.stderr.count('\n') == 1

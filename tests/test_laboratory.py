@@ -1,23 +1,24 @@
-"""The commands that show: scenes, watch, trace, matrix, pictures."""
+"""The commands that show: bug, watch, trace, matrix, pictures; grade has tests of its own."""
 import os
 import re
-import select
 import signal
 import subprocess
 import sys
-import time
+import urllib.request
 
+import pexpect
 import psutil
 import pytest
 
 from common import stages
 from common.stages import ROOT
-from laboratory import scenes
-from laboratory.grade import free_port
+from laboratory import bug, matrix
+from laboratory.experiments.tables import EXPERIMENTS, expected
 from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, exchange
+from laboratory.instruments.client import connect
+from laboratory.instruments.process import ServerProcess, free_port, printable
 
-SCENES = {  # what is marked on the screen, and the verdict
+BUGS = {  # what is marked on the screen, and the verdict
     'silent-client': ('<-- in the backlog, not accepted', 'a second client waits for as long as the first'),
     'fd-leak': ('CLOSE_WAIT  server  <-- not closed on this side', '24 descriptors more after 24 clients'),
     'zombie': ('<-- ended, not waited for', 'the child has answered and is a zombie'),
@@ -28,159 +29,204 @@ SCENES = {  # what is marked on the screen, and the verdict
 
 
 def run_command(module, *arguments, **env):
+    """Run a command in a pipe; return what it printed and its exit status."""
     command = [sys.executable, '-m', f'laboratory.{module}', *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, text=True, timeout=120,
-                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-
-
-# the keys of a terminal become signals for the session that it controls alone, see tty_ioctl(4)
-TAKE_THE_TERMINAL = '''
-import fcntl, os, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
-'''
-
-
-class Terminal:
-    """A command on a terminal of its own, 80 columns wide: keys go in, a screen comes out."""
-
-    def __init__(self, module, *arguments, **env):
-        self.descriptor, its_own = os.openpty()
-        command = [sys.executable, '-c', TAKE_THE_TERMINAL, '-m', f'laboratory.{module}', *arguments]
-        size = {'EXPERIMENTS': '80', 'LINES': '24', 'TERM': 'xterm'}
-        self.popen = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **size, **env},
-                                      stdin=its_own, stdout=its_own, stderr=its_own, start_new_session=True)
-        os.close(its_own)
-        self.pid, self.shown = self.popen.pid, ''
-
-    def wait_for(self, text, seconds=kernel.LIMIT):
-        """Read until the text is shown; colours are left out."""
-        deadline = time.monotonic() + seconds
-        while text not in self.shown:
-            assert time.monotonic() < deadline, self.shown
-            if select.select([self.descriptor], [], [], 0.1)[0]:
-                try:
-                    data = os.read(self.descriptor, 65536)
-                except OSError:  # the other end is closed
-                    data = b''
-                assert data, self.shown
-                self.shown += re.sub(r'\x1b\[[0-9;?]*[a-zA-Z]', '', data.decode(errors='replace'))
-
-    def press(self, key):
-        os.write(self.descriptor, key.encode())
-
-    def end(self):
-        """The exit status; reads on, so that the command can write."""
-        while self.popen.poll() is None:
-            if select.select([self.descriptor], [], [], 0.1)[0]:
-                try:
-                    os.read(self.descriptor, 65536)
-                except OSError:
-                    pass
-        return self.popen.returncode
+    run = subprocess.run(command, cwd=ROOT, env={**os.environ, **env}, text=True, timeout=60,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert '\x1b' not in run.stdout
+    return run.stdout, run.returncode
 
 
 @pytest.fixture
-def terminal():
-    """terminal('watch', ...) starts a command on a terminal; it is ended with the test."""
-    terminals = []
+def terminal(tmp_path):
+    """terminal('watch', PORT='8888') starts a command on a terminal of its own; it is ended with the test."""
+    started = []
 
-    def start(*arguments, **env):
-        terminals.append(Terminal(*arguments, **env))
-        return terminals[-1]
+    def start(module, *arguments, **env):
+        env = {**os.environ, 'TERM': 'xterm', 'NO_COLOR': '1', 'TMPDIR': str(tmp_path), **env}
+        command = ['-m', f'laboratory.{module}', *arguments]
+        started.append(pexpect.spawn(sys.executable, command, cwd=ROOT, env=env, dimensions=(50, 160),
+                                     encoding='utf-8', codec_errors='replace', timeout=kernel.LIMIT))
+        return started[-1]
 
     yield start
-    for each in terminals:
-        each.popen.terminate()  # so that it cleans up
-        each.end()
-        os.close(each.descriptor)
+    for command in started:
+        if command.isalive():
+            command.kill(signal.SIGTERM)  # so that it cleans up
+            end_of(command)
 
 
-def servers():
-    """The stages that run as children of this process's children."""
-    return [process for process in psutil.Process().children(recursive=True)
-            if 'server.py' in ' '.join(kernel.seen(process.cmdline, []))]
+def end_of(command):
+    """Read a command on a terminal to its end; return its exit status."""
+    command.expect(pexpect.EOF)
+    return command.wait()
 
 
-@pytest.mark.parametrize('name', SCENES)
+def left(tmp_path):
+    """The processes that run with that folder for their temporary files."""
+    return [process for process in psutil.process_iter()
+            if kernel.seen(process.environ, {}).get('TMPDIR') == str(tmp_path)
+            and kernel.alive(process.pid)]
+
+
+@pytest.mark.parametrize('name', BUGS)
 def test_a_scene_shows_the_bug_the_cure_and_the_diff(name):
-    run = run_command('scenes', name)
-    telling, bug = SCENES[name]
-    first, second, step = re.split(r'^part3-\S+: |^The step: ', run.stdout, flags=re.MULTILINE)[1:]
+    output, status = run_command('bug', name)
+    telling, verdict = BUGS[name]
+    first, second, step = re.split(r'^part3-\S+: |^The step: ', output, flags=re.MULTILINE)[1:]
     assert telling in first
-    assert f'bug: {bug}' in first
+    assert f'bug: {verdict}' in first
     assert 'holds: ' in second
     assert telling not in second or name == 'stopped-child'
-    assert f'+++ {stages.find_stage(scenes.SCENES[name].stage).server}' in step
-    assert '\x1b' not in run.stdout
-    assert run.returncode == 0
-
-
-def test_there_is_a_target_for_every_scene():
-    assert list(scenes.SCENES) == list(SCENES)
-    targets = subprocess.run(['make', '-pRrq', 'help'], cwd=ROOT, text=True, stdout=subprocess.PIPE).stdout
-    assert [name for name in SCENES if f'\nbug-{name}:' not in targets] == []
+    assert f'+++ {stages.find_stage(bug.SCENES[name].stage).server}' in step
+    assert status == 0
 
 
 def test_a_scene_on_a_terminal_asks_for_a_prediction(terminal):
-    scene = terminal('scenes', 'lost-signal')
-    scene.wait_for('24 children end at once. How many zombies stay?')
-    scene.wait_for('Your prediction (Enter skips): ')
-    scene.press('none at all\n')
-    scene.wait_for('You predicted: none at all. What happened: 23 zombies after 24 children')
-    assert scene.end() == 0
+    scene = terminal('bug', 'lost-signal')
+    scene.expect_exact('24 children end at once. How many zombies stay?')
+    scene.expect_exact('Your prediction (Enter skips): ')
+    scene.sendline('none at all')
+    scene.expect_exact('You predicted: none at all. What happened: 23 zombies after 24 children')
+    assert end_of(scene) == 0
+
+
+def test_ctrl_d_skips_the_prediction(terminal):
+    scene = terminal('bug', 'silent-client')
+    scene.expect_exact('Your prediction (Enter skips): ')
+    scene.sendeof()
+    scene.expect_exact('a second client waits')
+    assert end_of(scene) == 0
 
 
 def test_a_scene_does_not_ask_with_guess_no(terminal):
-    scene = terminal('scenes', 'zombie', GUESS='no')
-    scene.wait_for('bug: the child has answered and is a zombie')
-    assert 'Your prediction' not in scene.shown
-    assert scene.end() == 0
+    scene = terminal('bug', 'silent-client', GUESS='no')
+    assert scene.expect_exact(['a second client waits', 'Your prediction']) == 0
+    assert end_of(scene) == 0
 
 
-@pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM])
-def test_a_scene_that_is_interrupted_leaves_nothing(terminal, sent):
-    scene = terminal('scenes', 'lost-signal', GUESS='no')
-    scene.wait_for('24 children have ended meanwhile')
-    assert servers()
-    os.kill(scene.pid, sent)
-    assert scene.end() == 130
-    assert kernel.eventually(lambda: not servers())
+SERVER = f'{sys.executable} part3/v1.1/server.py'
+COMMANDS = {  # each command, with what it shows when it is in the midst of it
+    'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
+    'trace': ('part3-v1.2', {}, 'sending one request'),
+    'trace-my-requests': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
+    'grade': (None, {'SERVER': SERVER}, 'holds'),
+    'matrix': (None, {'STAGE': 'part3-v1.1'}, 'Measuring'),
+    'watch': (None, {}, 'Nothing listens'),
+}
+
+
+@pytest.fixture
+def in_the_midst(tool, terminal, tmp_path):
+    """in_the_midst('grade') starts that command, and returns it when its server runs."""
+    def start(name):
+        argument, env, shown = COMMANDS[name]
+        if name.startswith('trace'):
+            tool('strace')
+        command = terminal(name.partition('-')[0], *filter(None, [argument]), PORT=str(free_port()), **env)
+        command.expect_exact(shown)
+        assert kernel.eventually(lambda: len(left(tmp_path)) > (name != 'watch'))
+        return command
+    return start
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_whose_terminal_is_closed_leaves_nothing(name, in_the_midst, tmp_path):
+    command = in_the_midst(name)
+    command.ptyproc.fileobj.close()
+    assert kernel.eventually(lambda: not left(tmp_path))
+    command.wait()
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('name', COMMANDS)
+def test_a_command_that_is_interrupted_again_and_again_leaves_nothing(name, in_the_midst, tmp_path):
+    command = in_the_midst(name)
+    for signum in signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGTERM:
+        command.kill(signum)
+    assert end_of(command) in ([0] if name == 'watch' else [129, 130, 143])  # 128 + one of them
+    assert 'Traceback' not in command.before
+    assert kernel.eventually(lambda: not left(tmp_path))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize('command', ['bug zombie', 'matrix', 'trace part3-v1.0'])
+def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
+    shell = f'{sys.executable} -m laboratory.{command} | head -c 1'
+    run = subprocess.run(['sh', '-c', shell], cwd=ROOT, env={**os.environ, 'STAGE': 'part3-v1.0'},
+                         capture_output=True, timeout=60)
+    assert len(run.stdout) == 1
+    assert b'Error' not in run.stderr
+
+
+@pytest.mark.parametrize(('module', 'env', 'told'), [
+    ('bug', {'GUESS': 'maybe'}, 'GUESS=maybe: say yes or no'),
+    ('trace', {'REQUEST': 'maybe'}, 'REQUEST=maybe: say yes or no'),
+    ('trace', {'PEP475': 'maybe'}, 'PEP475=maybe: say on or off'),
+    ('trace', {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),
+    ('trace', {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
+    ('trace', {'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is not a valid port'),
+    ('trace', {'SERVER': 'nosuch'}, 'did not listen'),
+    ('watch', {'PORT': '65536'}, 'PORT=65536 is not a valid port'),
+    ('matrix', {'STAGE': 'part3-v9'}, 'part3-v9 is no stage: there are part1'),
+    ('matrix', {'STAGE': 'part1'}, 'part1: no experiments are about it'),
+])
+def test_a_bad_variable_is_told_in_one_line(module, env, told):
+    arguments = ['zombie'] if module == 'bug' else []
+    output, status = run_command(module, *arguments, **env)
+    assert told in output.splitlines()[-2 if 'nosuch' in env.values() else -1]
+    assert 'Traceback' not in output
+    assert status != 0
 
 
 def test_watch_shows_what_happens_to_the_server(serve, terminal):
     server = serve('part3-v1.1')
-    watch = terminal('watch', '--port', str(server.port))
-    watch.wait_for(f'Watching process {server.pid} on port {server.port}')
+    watch = terminal('watch', PORT=str(server.port))
+    watch.expect_exact(f'Watching process {server.pid} on port {server.port}')
     with connect(server) as client:
         port = client.getsockname()[1]
-        watch.wait_for(f'connection :{port} opened')
+        watch.expect_exact(f'connection :{port} opened')
         (child,) = kernel.children(server.pid)
-        watch.wait_for(f'child {child} forked')
         client.sendall(b'mick')
-        watch.wait_for(f'child {child} has ended')
-        watch.wait_for(f'connection :{port} half-closed: the server has closed')
-    watch.wait_for(f'connection :{port} gone')
-    watch.wait_for('zombie')
+        watch.expect_exact(f'child {child} has ended')
+        watch.expect_exact(f'connection :{port} half-closed: the server has closed')
+    watch.expect_exact(f'connection :{port} gone')
+    watch.expect_exact('zombie')
     server.stop()
-    watch.wait_for(f'The server, process {server.pid}, has ended.')
-    assert watch.end() == 0
+    watch.expect_exact(f'The server, process {server.pid}, has ended.')
+    assert end_of(watch) == 0
+
+
+WORKERS = """
+import os, socket, sys, time
+listener = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))
+for _ in range(3):
+    if os.fork() == 0:
+        time.sleep(60)
+time.sleep(60)
+"""
+
+
+def test_the_server_is_the_process_above_the_workers_that_share_its_socket():
+    with ServerProcess([sys.executable, '-c', WORKERS]) as server:
+        assert server.wait_until(lambda: len(kernel.children(server.popen.pid)) == 3)
+        assert kernel.who_listens(server.port) == server.popen.pid
 
 
 @pytest.mark.parametrize('key', ['q', '\x03'])
 def test_watch_waits_for_a_server_and_ends_with_a_key(terminal, key):
     port = free_port()
-    watch = terminal('watch', '--port', str(port))
-    watch.wait_for(f'Nothing listens on port {port} yet')
-    watch.press(key)
-    assert watch.end() == 0
+    watch = terminal('watch', PORT=str(port))
+    watch.expect_exact(f'Nothing listens on port {port} yet')
+    watch.send(key)
+    assert end_of(watch) == 0
 
 
 def test_watch_in_a_pipe_prints_what_happened(serve):
     server = serve('part3-final')
-    command = [sys.executable, '-m', 'laboratory.watch', '--port', str(server.port)]
-    with subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE,
-                          stdin=subprocess.DEVNULL) as watch:
+    command = [sys.executable, '-m', 'laboratory.watch']
+    with subprocess.Popen(command, cwd=ROOT, env={**os.environ, 'PORT': str(server.port)}, text=True,
+                          stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as watch:
         with connect(server):
             assert 'forked' in watch.stdout.readline()
         server.stop()
@@ -190,80 +236,79 @@ def test_watch_in_a_pipe_prints_what_happened(serve):
 
 def test_the_trace_of_v1_2_shows_eintr_and_the_retry(tool):
     tool('strace')
-    run = run_command('trace', 'part3-v1.2')
-    child = re.search(r'fork → child (\d+)', run.stdout)[1]
+    output, status = run_command('trace', 'part3-v1.2')
+    child = re.search(r'fork → child (\d+)', output)[1]
     in_this_order = [
         'accept4 … waiting', 'accept4 → a client', f'fork → child {child}',
         f'SIGCHLD: child {child} has exited', 'accept4 interrupted: EINTR', f'wait4 → reaped {child}',
         'accept4 again (Python retries, PEP 475)',
     ]
-    places = [run.stdout.index(words) for words in in_this_order]
+    places = [output.index(words) for words in in_this_order]
     assert places == sorted(places)
-    assert run.stdout.count('close(4) ') == 2
-    assert f'{child}: send → 33 bytes of reply' in run.stdout
-    assert run.returncode == 0
+    assert output.count('close(4) ') == 2
+    assert f'{child}: send → 33 bytes of reply' in output
+    assert status == 0
 
 
 def test_the_trace_of_the_leak_has_no_fin(tool):
     tool('strace')
-    leak, cured = run_command('trace', 'part3-v1.1-fd-leak').stdout, run_command('trace', 'part3-v1.1').stdout
-    assert 'the last copy: FIN' not in leak
-    assert 'the last copy: FIN' in cured
-    assert 'the kernel restarts it' in leak
-    assert 'EINTR' not in leak
+    output, _ = run_command('trace', 'part3-v1.1-fd-leak')
+    assert "close(4) the child's copy" in output
+    assert 'FIN' not in output
+    assert 'the kernel restarts it' in output
+    assert 'EINTR' not in output
 
 
-def test_a_server_of_ones_own_is_traced(tool):
+def test_a_server_with_an_event_loop_is_traced(tool):
     tool('strace')
-    run = run_command('trace', SERVER=f'{sys.executable} part3/v1.0/server.py')
-    assert 'close(4) the last copy: FIN' in run.stdout
+    output, _ = run_command('trace', SERVER=f'{tool("node")} tests/servers/event_loop.js')
+    in_this_order = 'accept4 → a client', 'bytes of request', 'bytes of reply', 'the last copy'
+    places = [output.index(words) for words in in_this_order]
+    assert places == sorted(places)
+
+
+def test_a_server_with_threads_behind_a_shell_is_traced(tool):
+    tool('strace')
+    server = 'import http.server as h, os; h.ThreadingHTTPServer(("", int(os.environ["PORT"])), ' \
+             'h.SimpleHTTPRequestHandler).serve_forever()'
+    output, _ = run_command('trace', SERVER=f"cd tests; {sys.executable} -c '{server}'; true")
+    assert re.search(r'thread \d+: recv → \d+ bytes of request', output)
+    assert re.search(r'thread \d+: send → \d+ bytes of reply', output)
+    assert ' wait4' not in output
 
 
 def test_a_trace_waits_for_the_requests_of_the_reader(tool, terminal):
     tool('strace')
     port = free_port()
     trace = terminal('trace', 'part3-v1.3', REQUEST='no', PORT=str(port))
-    trace.wait_for(f'Send requests to port {port}; Ctrl-C shows what happened.')
-    exchange(trace.pid, port)
-    trace.press('\x03')
-    trace.wait_for('fork → child')
-    assert trace.end() == 0
-
-
-@pytest.mark.parametrize(('env', 'told'), [
-    ({'PATH': '/nowhere', 'SERVER': 'x'}, 'This needs Linux and strace'),
-    ({'SERVER': ''}, "name a server: make trace SERVER='python3 my_server.py'"),
-    ({'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is no port'),
-    ({'SERVER': 'nosuch'}, 'nosuch: not found'),
-])
-def test_a_trace_that_cannot_be_is_told(env, told):
-    run = run_command('trace', **env)
-    assert told in run.stdout.splitlines()[-1]
-    assert run.returncode != 0
+    trace.expect_exact(f'Send requests to port {port}; Ctrl-C shows what happened.')
+    with urllib.request.urlopen(f'http://127.0.0.1:{port}/') as reply:
+        assert reply.read() == b'Hello, World!\n'
+    trace.send('\x03')
+    trace.expect_exact('fork → child')
+    assert end_of(trace) == 0
 
 
 def test_the_matrix_has_every_cell():
-    run = run_command('matrix')
-    table = run.stdout
-    assert run.returncode == 0
-    for part in 'part2', 'part3':
-        outcomes = [outcome for row in stages.expected(part).values() for outcome in row.values()]
-        for outcome in set(outcomes) - {'bug', 'holds'}:
-            assert table.count(outcome) == outcomes.count(outcome)
-    both = [o for part in ('part2', 'part3') for row in stages.expected(part).values() for o in row.values()]
-    assert len(re.findall(r'│ bug ', table)) == both.count('bug')
-    assert len(re.findall(r'│ holds ', table)) == both.count('holds')
-    assert '\x1b' not in table
+    for part in EXPERIMENTS:
+        table = matrix.table(part, expected(part))
+        cells = [re.sub(r'\[.*?\]', '', cell) for column in table.columns[1:] for cell in column._cells]
+        assert cells == [row[experiment.__name__] for row in expected(part).values()
+                         for experiment in EXPERIMENTS[part]]
 
 
-@pytest.mark.parametrize('module', ['scenes', 'watch', 'trace', 'grade', 'matrix', 'pictures'])
-def test_every_command_has_help(module):
-    run = run_command(module, '--help')
-    assert run.stdout.startswith('usage: make ')
-    assert run.returncode == 0
+def test_the_matrix_measures_a_stage():
+    output, status = run_command('matrix', STAGE='part3-v1.0')
+    outcomes = re.findall(r'│ (bug|holds|no child|no handler) +│$', output, re.MULTILINE)
+    assert outcomes == list(expected('part3')['part3-v1.0'].values())
+    assert status == 0
 
 
-@pytest.mark.parametrize('name', ['matrix', 'bug-lost-signal', 'watch', 'trace'])
+def test_what_a_client_or_server_sends_cannot_paint_the_terminal():
+    assert printable('a\x1b[2J\r\nb\x9bé') == 'a\\x1b[2J\\r\\nb\\x9bé'
+
+
+@pytest.mark.parametrize('name', ['bug-lost-signal', 'watch', 'trace'])
 def test_the_readme_shows_every_picture(name):
     assert f'(pictures/{name}.svg)' in (ROOT / 'README.md').read_text()
     assert (ROOT / f'pictures/{name}.svg').read_text().startswith('<svg ')

@@ -410,6 +410,12 @@ def test_it_says_in_one_line_what_is_wrong_with_the_application(argument, words)
     assert 'pip install' not in run.stderr or 'imports_nosuch:app' in argument
 
 
+def test_v1_0_without_an_argument_gives_the_message_of_the_article():
+    run = subprocess.run([sys.executable, find_stage('part2-v1.0').server], cwd=ROOT,
+                         text=True, capture_output=True, timeout=20)
+    assert (run.returncode, run.stderr) == (1, 'Provide a WSGI application object as module:callable\n')
+
+
 def test_every_stage_finds_the_application_in_the_same_way():
     texts = [(ROOT / find_stage(stage).server).read_text() for stage in STAGES]
     assert len({re.search(r'def load_application.*?\n\n\n', text, re.DOTALL)[0] for text in texts}) == 1

@@ -22,7 +22,7 @@ STEPS = {
                     'finish_response', 'finish_connection'}, 60),
     'part2-v1.3': ({'HangUp', 'serve_forever', 'handle_one_request', 'answer_request', 'read_request',
                     'read_head', 'read_body', 'write', 'send_error', 'finish_connection', 'echo',
-                    'main'}, 70),
+                    'main'}, 72),
     'part2-v1.4': ({'RequestError', 'answer_request', 'read_head', 'parse_request', 'read_body'}, 72),
     'part2-final': ({'handle_one_request', 'start_response', 'check_promises', 'write',
                      'finish_response'}, 35),

@@ -1,1 +1,1 @@
-"""The questions: a module for each part, and what every stage is expected to answer."""
+"""The questions that are put to servers: import instruments and common, and know no command."""

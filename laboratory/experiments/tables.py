@@ -4,7 +4,6 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from common.stages import stages_of
 from laboratory.experiments import part2, part3
 from laboratory.experiments.verdicts import measure
 from laboratory.instruments.process import stage_server
@@ -42,13 +41,12 @@ def expected(part):
     return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 
-def measured(follow=lambda runs: runs):
-    """Run every experiment on every stage: {part: {stage name: {name of the experiment: outcome}}}.
+def measured(stages, follow=lambda runs: runs):
+    """Run every experiment on those stages: {part: {stage name: {name of the experiment: outcome}}}.
 
     follow    is given the runs, and yields them again, to show how far it is
     """
-    cells = [(stage, experiment) for part, columns in EXPERIMENTS.items()
-             for stage in stages_of(part) for experiment in columns]
+    cells = [(stage, experiment) for stage in stages for experiment in EXPERIMENTS.get(stage.part, [])]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(measure, experiment, partial(stage_server, stage)) for stage, experiment in cells]
         try:
@@ -56,7 +54,7 @@ def measured(follow=lambda runs: runs):
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
-    outcomes = {part: defaultdict(dict) for part in EXPERIMENTS}
+    outcomes = defaultdict(lambda: defaultdict(dict))
     for (stage, experiment), verdict in zip(cells, verdicts, strict=True):
         outcomes[stage.part][stage.name][experiment.__name__] = verdict.outcome
     return outcomes

@@ -1,1 +1,1 @@
-"""What the experiments and commands use: a server as a process, the kernel's view of it, clients of it."""
+"""What looks at servers and talks to them: imports common and what .venv has, and knows no experiment."""

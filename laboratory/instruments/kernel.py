@@ -8,6 +8,8 @@ import psutil
 LOOK_EVERY = 0.01  # seconds
 LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
+STATES = {  # in /proc, see proc(5)
+    'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
 
 
@@ -50,6 +52,8 @@ def family(pid):
 
 def status(pid):
     """The state as psutil names it ('sleeping', 'stopped', 'zombie', ...), or 'gone'."""
+    if LINUX:
+        return STATES.get(read(f'/proc/{pid}/stat').rpartition(')')[2][1:2], 'gone')
     return seen(lambda: psutil.Process(pid).status(), 'gone')
 
 
@@ -107,13 +111,40 @@ def connections(port):
 
 
 def who_listens(port):
-    """The pid of the process that listens on a port, or None."""
+    """The pid of the server on a port, or None: of a process and its workers that listen there, the first."""
     listening = [pid for socket, pid in sockets() if (socket.status, socket.laddr.port) == ('LISTEN', port)]
-    return next(filter(None, listening), None)
+    pid = min(filter(None, listening), default=None)
+    while pid and port in ports(parent := seen(psutil.Process(pid).ppid, 0)):
+        pid = parent
+    return pid
+
+
+def listening(inodes):
+    """{inode: port} of those TCP sockets that listen (Linux).
+
+    They are the first in these files. The rest is not read: it can be thousands in TIME_WAIT.
+    """
+    found = {}
+    for name in 'tcp', 'tcp6':
+        if inodes <= found.keys():
+            break
+        with open(f'/proc/net/{name}') as file:
+            next(file)
+            for _, local, _, state, *rest in map(str.split, file):
+                if state != '0A':  # TCP_LISTEN
+                    break
+                found[rest[5]] = int(local.rpartition(':')[2], 16)
+    return found
 
 
 def ports(pid):
     """The TCP ports that the process listens on, in the order of its descriptors."""
+    if LINUX:
+        files = sorted(seen(lambda: os.listdir(f'/proc/{pid}/fd'), []), key=int)
+        links = [seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '') for fd in files]
+        inodes = [link[8:-1] for link in links if link.startswith('socket:')]
+        found = listening(set(inodes))
+        return [found[inode] for inode in inodes if inode in found]
     return [socket.laddr.port for socket in sorted(sockets_of(pid), key=lambda socket: socket.fd)
             if socket.status == psutil.CONN_LISTEN]
 

@@ -237,10 +237,14 @@ class ServerProcess:
                 ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
 
+def printable(text):
+    """The text in characters that a terminal can be given: a control character becomes \\x1b, for example."""
+    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
 def last_lines(output, most=10):
-    """The last lines that a server printed, in characters that a terminal can be given."""
-    return [''.join(c if c.isprintable() else ascii(c)[1:-1] for c in line.expandtabs(4)[:200])
-            for line in output.splitlines()[-most:]]
+    """The last lines that a server printed, in printable characters."""
+    return [printable(line.expandtabs(4)[:200]) for line in output.splitlines()[-most:]]
 
 
 def stage_server(stage, app=None, pep475='on', limit=None, env=()):

@@ -3,8 +3,10 @@ from collections import Counter
 
 import psutil
 from rich.table import Table
+from rich.text import Text
 
 from laboratory.instruments import kernel
+from laboratory.instruments.process import printable
 
 MEANING = {
     'zombie': 'ended, not waited for',
@@ -20,7 +22,8 @@ def table(*columns):
 
 
 def add_row(rows, *cells, mark=None):
-    rows.add_row(*map(str, cells), f'<-- {mark}' if mark else '', style='bold red' if mark else None)
+    texts = [Text(printable(str(cell))) for cell in cells]
+    rows.add_row(*texts, f'<-- {mark}' if mark else '', style='bold red' if mark else None)
 
 
 def processes(pid, most=3):

@@ -1,15 +1,20 @@
-"""One bug as a short scene: a prediction, the stage that has it, the stage that cures it, the diff."""
-import argparse
+"""One bug as a short scene: a prediction, the stage that has it, the stage that cures it, the diff.
+
+    make bug-lost-signal
+    GUESS=no    does not ask for a prediction
+"""
 import os
+import sys
 from typing import NamedTuple
 
 from rich.text import Text
 
-from common import stages
+from common import settings, stages
 from common.diff import coloured, step
 from laboratory.experiments import part3
+from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
-from laboratory.instruments.process import stage_server
+from laboratory.instruments.process import last_lines, printable, stage_server
 from laboratory.instruments.terminal import console, run
 
 
@@ -44,16 +49,20 @@ SCENES = {
 
 def predict(question):
     """Ask the reader on a terminal; return the answer, '' for none."""
+    ask = settings.choice('GUESS', 'yes', 'no') == 'yes'
     console.print(question, style='bold')
-    if not console.is_terminal or not os.isatty(0) or os.environ.get('GUESS') == 'no':
+    if not ask or not console.is_terminal or not os.isatty(0):
         return ''
-    return console.input('Your prediction (Enter skips): ').strip()
+    try:
+        return console.input('Your prediction (Enter skips): ').strip()
+    except EOFError:  # Ctrl-D
+        return ''
 
 
-def last_output(server, most=6):
+def last_output(server):
     """The last lines that a server printed; the error that ended it is marked."""
     text = Text()
-    for line in server.output().rstrip().splitlines()[-most:]:
+    for line in last_lines(server.output(), most=6):
         error = line.startswith('InterruptedError')
         text.append(f'{line}  <-- EINTR\n' if error else f'{line}\n', 'bold red' if error else '')
     text.rstrip()
@@ -63,19 +72,26 @@ def last_output(server, most=6):
 def play(scene, stage):
     """Run the experiment on a stage, showing what the kernel sees; return the Verdict."""
     console.rule(f'{stage.name}: {stage.summary}', style='dim', align='left')
-    pep475 = getattr(scene.experiment, 'pep475', 'on')
-    with stage_server(stage, pep475=pep475) as server, console.status('waiting for the server') as status:
-        def show(moment):
-            console.print(f'\n{moment}:\n')
-            console.print({
-                'processes': lambda: views.processes(server.pid),
-                'connections': lambda: views.connections(server.port),
-                'output': lambda: last_output(server),
-            }[scene.view]())
-            status.update('waiting for what comes next')
-        verdict = scene.experiment(server, show)
-    style = 'red' if verdict.outcome == part3.BUG else 'green'
-    console.print(f'\n[bold {style}]{verdict.outcome}[/]: {verdict.evidence}\n')
+    server = None
+
+    def start(app, pep475):
+        nonlocal server
+        server = stage_server(stage, app, pep475)
+        return server
+
+    def show(moment):
+        console.print(f'\n{moment}:\n')
+        console.print({
+            'processes': lambda: views.processes(server.pid),
+            'connections': lambda: views.connections(server.port),
+            'output': lambda: last_output(server),
+        }[scene.view]())
+        status.update('waiting for what comes next')
+
+    with console.status('waiting for the server') as status:
+        verdict = measure(scene.experiment, start, show)
+    style = 'bold red' if verdict.outcome == BUG else 'bold green'
+    console.print(Text.assemble('\n', (verdict.outcome, style), f': {printable(verdict.evidence)}\n'))
     return verdict
 
 
@@ -93,9 +109,10 @@ def tell(scene):
 
 
 def main():
-    parser = argparse.ArgumentParser(prog='make bug-', description=__doc__)
-    parser.add_argument('name', choices=SCENES)
-    tell(SCENES[parser.parse_args().name])
+    name = sys.argv[-1]
+    if name not in SCENES:
+        sys.exit(f'Name a bug: {", ".join(SCENES)}')
+    tell(SCENES[name])
 
 
 if __name__ == '__main__':
