@@ -21,7 +21,7 @@ FRAMEWORK = $(filter flaskapp:% pyramidapp:% djangoapp:%,$(APP))
 CHECK_PYTHON = @$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	{ echo '$(PYTHON) is not Python 3.10 or newer: name another with PYTHON=python3.13' >&2; exit 1; }
 
-.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff $(TRACES) trace $(BUGS) watch grade matrix client test lint \
+.PHONY: help $(PLAIN) $(WSGI) $(DIFFS) diff $(TRACES) trace $(BUGS) watch grade matrix client test corpus lint \
 	readmes pictures clean
 
 help:
@@ -85,6 +85,15 @@ client:
 test: $(VENV)
 	@.venv/bin/python -m pytest $(ARGS)
 
+## make corpus: grades servers that many use, in .venv-corpus
+corpus: $(VENV) .venv-corpus/made
+	@.venv/bin/python -m pytest -n 4 tests/corpus/test_corpus.py $(ARGS)
+
+.venv-corpus/made: tests/corpus/requirements.txt
+	$(PYTHON) -m venv --clear .venv-corpus
+	.venv-corpus/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 ## make lint: what ruff says of the code
 lint: $(VENV)
 	@.venv/bin/ruff check
@@ -99,7 +108,7 @@ pictures: $(VENV)
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ laboratory/__pycache__ tests/__pycache__ part2/apps/__pycache__
+	rm -rf .venv .venv-corpus .pytest_cache .ruff_cache common/__pycache__ common/*/__pycache__ laboratory/__pycache__ tests/__pycache__ part2/apps/__pycache__
 
 $(VENV): requirements.txt
 	$(CHECK_PYTHON)

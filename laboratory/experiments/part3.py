@@ -86,7 +86,7 @@ def forks(server):
 
 
 def handlers(server):
-    """For each process that forks whether it has a handler for SIGCHLD; None where the kernel does not tell."""
+    """Whether each process that forks has a handler for SIGCHLD; None where the kernel does not tell."""
     parents = set(server.forked.values()) & server.own or server.listeners
     return [kernel.catches(pid, signal.SIGCHLD) for pid in parents]
 
@@ -120,6 +120,7 @@ def silent_client(server, tell=tell_nobody):
             if not read_reply(other, server).data:
                 raise NoAnswer('a second client is not answered, not even after the first has gone')
             return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+        other.close()  # else the end of it may hold up a worker
     return Verdict(HOLDS, 'a second client is answered while the first says nothing')
 
 
