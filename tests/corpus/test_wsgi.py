@@ -1,8 +1,7 @@
-"""WSGI servers that nobody here wrote, and what part 2's experiments say of each.
+"""WSGI servers that many use, and what part 2's experiments say of each: `make corpus`.
 
-They need an environment of their own, made from requirements.txt: CORPUS names its bin folder.
-    CORPUS=/tmp/corpus/bin .venv/bin/python -m pytest tests/corpus/wsgi.py
-Each `bug` below can be shown with the bytes: NAMED has one thing that is said for it.
+Each `bug` below can be shown with the bytes: NAMED has one thing that is said for it. CORPUS names
+the bin folder of another environment than that of `make corpus`.
 """
 import os
 import re
@@ -10,11 +9,12 @@ from functools import partial
 
 import pytest
 
+from common.stages import ROOT
 from laboratory.experiments.part2 import EXPERIMENTS
 from laboratory.experiments.verdicts import measure
 from laboratory.grade import own_server, try_out
 
-BIN = os.environ.get('CORPUS', '')
+BIN = os.environ.get('CORPUS') or ROOT / '.venv-corpus/bin'
 COMMANDS = {  # those that are not in wsgi_servers.py
     'gunicorn': 'gunicorn --bind 127.0.0.1:{port}',
     'gunicorn_threads': 'gunicorn -w 3 -k gthread --threads 2 --bind 127.0.0.1:{port}',
@@ -122,8 +122,6 @@ NAMED = {  # what is said of it, for one; each of these was compared with the by
     },
 }
 ROWS = [row.split() for row in EXPECTED.strip().splitlines()]
-CELLS = [(name, experiment, outcome) for name, *outcomes in ROWS[1:]
-         for experiment, outcome in zip(EXPERIMENTS, outcomes, strict=True)]
 
 
 def command(name):
@@ -131,10 +129,11 @@ def command(name):
     return f'{BIN}/' + COMMANDS.get(name, f'python tests/corpus/wsgi_servers.py {name}')
 
 
-@pytest.mark.skipif(not BIN, reason='CORPUS names no environment')
-@pytest.mark.parametrize(('name', 'experiment', 'outcome'), CELLS)
-def test_a_server_is_judged_as_it_is(name, experiment, outcome):
+@pytest.mark.parametrize(('name', 'outcomes'), [(name, outcomes) for name, *outcomes in ROWS[1:]])
+def test_a_wsgi_server_is_judged_by_what_it_does(name, outcomes):
     start = partial(own_server, command(name))
-    verdict = measure(experiment, partial(start, pace=try_out(start, 'wsgiapp:app')))
-    assert verdict.outcome == outcome, verdict.evidence
-    assert re.search(NAMED.get(name, {}).get(experiment.__name__, ''), verdict.evidence)
+    start = partial(start, pace=try_out(start, 'wsgiapp:app'))
+    verdicts = {experiment.__name__: measure(experiment, start) for experiment in EXPERIMENTS}
+    assert [verdict.outcome for verdict in verdicts.values()] == outcomes, verdicts
+    for experiment, said in NAMED.get(name, {}).items():
+        assert re.search(said, verdicts[experiment].evidence)
