@@ -18,6 +18,7 @@ import pytest
 from common.stages import ROOT
 from laboratory.experiments.hints import HINTS, VARIANTS
 from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.grade import own_server
 from laboratory.instruments import kernel
 from laboratory.instruments.process import free_port
 
@@ -199,6 +200,16 @@ def test_a_command_is_what_the_shell_takes_for_one(command):
     status, output, _ = run_grade(command.format(python=sys.executable), STAGE='part3-v1.0')
     assert status == 0
     assert 'Yours behaves like part3-v1.0' in output
+
+
+@pytest.mark.parametrize(('command', 'with_app'), [
+    ('python3 s.py', 'python3 s.py x:app'),
+    ("python3 s.py # it's mine", "python3 s.py x:app # it's mine"),
+    ('python3 s.py \\', 'python3 s.py x:app'),
+    ('python3 s.py {app} --quiet', 'python3 s.py x:app --quiet'),
+])
+def test_the_application_is_written_behind_the_command(command, with_app):
+    assert own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
 
 
 @pytest.mark.parametrize(('variables', 'told'), [
