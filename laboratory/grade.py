@@ -46,8 +46,10 @@ def own_server(command, app=None, pep475='on', pace=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
     command = command.replace('{port}', port)
-    if app:
-        command = command.replace('{app}', app) if '{app}' in command else f'{command} {app}'
+    if app and '{app}' in command:
+        command = command.replace('{app}', app)
+    elif app:  # before a comment, and what would go on in the next line
+        command = re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
     if pep475 == 'off':
         command = heeding_pythonpath(command)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}

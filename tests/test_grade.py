@@ -18,6 +18,7 @@ import pytest
 from common.stages import ROOT
 from laboratory.experiments.hints import HINTS, VARIANTS
 from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.grade import own_server
 from laboratory.instruments import kernel
 from laboratory.instruments.process import free_port
 
@@ -30,15 +31,14 @@ RECORDED = {
     'v1.1': ('python3 part3/v1.1/server.py', 'part3-v1.2'),
     'article-in-python-2': ('python2.7 tests/servers/article_v1_2.py', ''),
     'eintr-in-c': ('gcc tests/servers/fork_in_c.c', ''),
-    'leaks-in-c': ('gcc tests/servers/leaks_in_c.c', ''),
+    'leaks-in-c': ('gcc tests/servers/leaks_in_c.c', 'part3-v1.1'),
     'event-loop-in-node': ('node tests/servers/event_loop.js', ''),
-    'raises-in-its-handler': (f'{FOREIGN} raises_in_handler', ''),
-    'ends-at-the-third-client': (f'{FOREIGN} ends_at_the_third', ''),
+    'raises-in-its-handler': (f'{FOREIGN} raises_in_handler', 'part3-v1.1'),
+    'ends-at-the-third-client': (f'{FOREIGN} ends_at_the_third', 'part3-v1.1'),
     'hangs-at-the-third-client': (f'{FOREIGN} hangs_at_the_third', 'part3-v1.1'),
-    'reaps-each-second': (f'{FOREIGN} reaps_each_second', ''),
-    'forks-late': (f'{FOREIGN} forks_late', ''),
+    'reaps-each-second': (f'{FOREIGN} reaps_each_second', 'part3-v1.3'),
+    'forks-late': (f'{FOREIGN} forks_late', 'part3-v1.2'),
     'resets': (f'{FOREIGN} resets', 'part3-v1.0'),
-    'workers-with-zombies': (f'{FOREIGN} workers_with_zombies', 'part3-v1.2'),
 }
 
 
@@ -158,7 +158,6 @@ def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
     ('ignores_signals.py', 0),
     ('daemon.py', 0),
     ('endless_reply.py', 1),
-    ('busy.py', 0),
 ])
 def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, status):
     if server == 'daemon.py' and sys.platform != 'linux':
@@ -201,6 +200,16 @@ def test_a_command_is_what_the_shell_takes_for_one(command):
     status, output, _ = run_grade(command.format(python=sys.executable), STAGE='part3-v1.0')
     assert status == 0
     assert 'Yours behaves like part3-v1.0' in output
+
+
+@pytest.mark.parametrize(('command', 'with_app'), [
+    ('python3 s.py', 'python3 s.py x:app'),
+    ("python3 s.py # it's mine", "python3 s.py x:app # it's mine"),
+    ('python3 s.py \\', 'python3 s.py x:app'),
+    ('python3 s.py {app} --quiet', 'python3 s.py x:app --quiet'),
+])
+def test_the_application_is_written_behind_the_command(command, with_app):
+    assert own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
 
 
 @pytest.mark.parametrize(('variables', 'told'), [

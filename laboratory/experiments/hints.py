@@ -131,7 +131,8 @@ VARIANTS = [
         'You see a descriptor for every client that has gone: you opened it, and did not close it.')),
     ('one_child', 'does not end', Hint(
         'keeps children that have answered',
-        f'{CURL}; ps -A --forest -o pid,stat,args | tail -20',
+        f"{CURL}; pid=$(ss -tlnpH 'sport = :8888' | {LAST_PID}); "
+        'ps -o pid,ppid,stat,args -p $pid --ppid $pid',
         'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).')),
     ('children_at_once', r'^(\d+) zombies after \1 |one by one', HINTS['one_child']),
     ('outlives', '^wrong: an app that raises half-way', Hint(

@@ -286,6 +286,7 @@ def without_children(server, number):
     """The verdict on children_at_once where only so many silent clients have a child."""
     if not forks(server):
         return Verdict(NO_CHILD, NONE_SEEN)
+    all_end(server)
     left = len(zombies(server))
     if left and not reaps_later(server):
         return Verdict(BUG, f'{left} zombies after {len(server.forked)} children ended, one by one')

@@ -233,6 +233,7 @@ class ServerProcess:
         if self.bounds:
             if hasattr(self, 'guarding'):
                 self.guarding.join()  # or it would take the next server's processes for orphans of this one
+            kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
             if kernel.LINUX:
                 ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
