@@ -6,7 +6,7 @@ DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
 BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child)
 HELPS := $(addprefix help-,bug watch trace grade matrix client diff readmes pictures)
-COMMANDS := help diff watch trace grade matrix client test lint readmes pictures clean
+COMMANDS := help diff watch trace grade matrix client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
@@ -82,6 +82,15 @@ client:
 test:
 	$(VENV) pytest $(ARGS)
 
+## make corpus: grades servers that many use, in .venv-corpus
+corpus: .venv-corpus/made
+	$(VENV) pytest -n 4 tests/corpus $(ARGS)
+
+.venv-corpus/made: tests/corpus/requirements.txt
+	$(PYTHON) -m venv --clear .venv-corpus
+	.venv-corpus/bin/pip install --quiet --disable-pip-version-check -r $<
+	@touch $@
+
 ## make lint: what ruff says of the code
 lint:
 	$(VENV) ruff check
@@ -96,7 +105,7 @@ pictures:
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .pytest_cache .ruff_cache
+	rm -rf .venv .venv-corpus .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # what there is of that kind, or all that a name can begin with

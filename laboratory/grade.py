@@ -15,7 +15,9 @@ import re
 import shlex
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from itertools import pairwise
 
 from rich.padding import Padding
 from rich.text import Text
@@ -24,6 +26,7 @@ from common import settings, stages
 from laboratory.experiments.hints import HINTS, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
 from laboratory.experiments.verdicts import BUG, HOLDS, NO_CHILD, NO_VERDICT, by_eintr, measure
+from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
 from laboratory.instruments.terminal import STYLES, console, run
@@ -43,8 +46,10 @@ def own_server(command, app=None, pep475='on', pace=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
     command = command.replace('{port}', port)
-    if app:
-        command = command.replace('{app}', app) if '{app}' in command else f'{command} {app}'
+    if app and '{app}' in command:
+        command = command.replace('{app}', app)
+    elif app:  # before a comment, and what would go on in the next line
+        command = re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
     if pep475 == 'off':
         command = heeding_pythonpath(command)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
@@ -60,22 +65,27 @@ def heeding_pythonpath(command):
 
 
 def try_out(start, app):
-    """Be the first client; return the seconds until the last byte came. Without an answer it is broken."""
+    """Be the first client; return the longest pause in the answer. Without one the server is broken."""
     with start(app, pace=SLOWEST / 3) as server:
         try:
-            with connect(server) as client:
-                began = took = time.monotonic()
-                client.sendall(REQUEST)
-                while took - began < SLOWEST and server.wait_until(partial(readable, client)):
-                    if not client.recv(65536):
-                        break
-                    took, server.pace = time.monotonic(), BETWEEN / 3
-                if took > began:
-                    return took - began
-            server.broken = ('ended when its first client came' if server.has_ended() else
-                             f'did not answer a request within {SLOWEST} seconds')
+            client = connect(server)
         except OSError as error:
             server.broken = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
+            return None
+        came, began, closed = [], time.monotonic(), False
+        with client, suppress(ConnectionError):
+            client.sendall(REQUEST)
+            while closed := server.wait_until(partial(readable, client)):
+                if not client.recv(65536) or time.monotonic() - began > SLOWEST:
+                    break
+                came.append(time.monotonic())
+                server.pace = BETWEEN / 3
+        if not came:
+            server.broken = server.broken or (
+                'ended when its first client came' if kernel.eventually(server.has_ended, 1) else
+                'closed the connection without an answer' if closed else
+                f'did not answer a request within {SLOWEST} seconds')
+        return max(after - before for before, after in pairwise([began, *came]))
 
 
 def asked_for(stage):
@@ -130,15 +140,16 @@ def summary(verdicts, goal):
 
     part = stages.stages_of(goal.part)
     like = min([goal, *part], key=distance)
-    bugs = '; '.join(HINTS[name].bug for name, outcome in outcomes.items() if outcome == BUG)
+    bugs = '; '.join(dict.fromkeys(hint(experiment.__name__, verdict.evidence).bug
+                                   for experiment, verdict in verdicts.items() if verdict.outcome == BUG))
     if unlike(like):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if outcomes.get('one_child') == NO_CHILD:
             print('It forks no child for a client, as far as seen: an event loop, threads, or a fixed pool.')
-        print(f'Nearest stage: {like.name}; unlike it, yours:')
+        print(f'Nearest stage: {like.name}, from which it differs:')
         for experiment in verdicts:
             if there := unlike(like).get(experiment.__name__):
-                print(f'    {experiment.__doc__}: {verdicts[experiment].outcome}, not {there}')
+                print(f'    {experiment.__doc__}: {verdicts[experiment].outcome} ({like.name}: {there})')
         return
     console.print(f'[bold]Yours behaves like {like.name}[/]: {bugs or "no bug was found"}.')
     if stopped:
@@ -151,7 +162,7 @@ def summary(verdicts, goal):
 def like_none(experiment, verdict):
     """Print what keeps a server from being like any stage."""
     console.print('[bold]Yours behaves like no stage.[/]')
-    print(f'Asked whether it {experiment.__doc__}: {verdict.evidence}.')
+    print(f'At the question "{experiment.__doc__}": {verdict.evidence}.')
     print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
     if by_eintr(verdict):
         print('A SIGCHLD has ended accept(), and you did not call it again: make diff-part3-v1.3')

@@ -1,95 +1,150 @@
-"""The grader, on the stages, on servers in other languages, and on servers that misbehave."""
+"""The grader, on stages, on servers in other languages, and on servers that misbehave.
+
+What it says is recorded in tests/grades; `RECORD=1 make test ARGS=tests/test_grade.py` records it anew.
+"""
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import time
+from contextlib import suppress
+from pathlib import Path
 
 import psutil
 import pytest
 
-from common.stages import ROOT, all_stages, find_stage
-from laboratory import grade
-from laboratory.experiments.hints import HINTS
+from common.stages import ROOT
+from laboratory.experiments.hints import HINTS, VARIANTS
 from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.grade import own_server
 from laboratory.instruments import kernel
-from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.process import free_port
 
-STAGES = [stage.name for stage in all_stages() if stage.part in EXPERIMENTS]
 SERVERS = 'tests/servers'
+FOREIGN = f'python3 {SERVERS}/foreign.py'
+PYTHON2 = Path.home() / '.pyenv/versions/2.7.18/bin/python2.7'
+# name: the command, and the stage that it is graded up to
+RECORDED = {
+    'final': ('python3 part3/final/server.py', ''),
+    'v1.1': ('python3 part3/v1.1/server.py', 'part3-v1.2'),
+    'article-in-python-2': ('python2.7 tests/servers/article_v1_2.py', ''),
+    'eintr-in-c': ('gcc tests/servers/fork_in_c.c', ''),
+    'leaks-in-c': ('gcc tests/servers/leaks_in_c.c', 'part3-v1.1'),
+    'event-loop-in-node': ('node tests/servers/event_loop.js', ''),
+    'raises-in-its-handler': (f'{FOREIGN} raises_in_handler', 'part3-v1.1'),
+    'ends-at-the-third-client': (f'{FOREIGN} ends_at_the_third', 'part3-v1.1'),
+    'hangs-at-the-third-client': (f'{FOREIGN} hangs_at_the_third', 'part3-v1.1'),
+    'reaps-each-second': (f'{FOREIGN} reaps_each_second', 'part3-v1.3'),
+    'forks-late': (f'{FOREIGN} forks_late', 'part3-v1.2'),
+    'resets': (f'{FOREIGN} resets', 'part3-v1.0'),
+}
 
 
-def run_grade(server, *options):
+def grade(**variables):
+    return subprocess.run([sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, text=True,
+                          capture_output=True, timeout=120, env={**os.environ, **variables})
+
+
+def run_grade(server, **variables):
     """Grade a server as `make grade` does; return the exit status, output and errors."""
-    command = [sys.executable, '-m', 'laboratory.grade', '--server', server, *options]
-    run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=120)
+    run = grade(SERVER=server, COLUMNS='100', **variables)
     assert '\x1b' not in run.stdout + run.stderr
-    assert 'Traceback' not in run.stderr
+    assert str(ROOT / 'laboratory') not in run.stderr
     return run.returncode, run.stdout, run.stderr
 
 
-def verdicts(output):
-    """{question: 'holds', 'bug', ...} as they are printed."""
-    questions = [experiment.__doc__ for columns in EXPERIMENTS.values() for experiment in columns]
-    rows = [(line[:10].strip(), line[11:]) for line in output.splitlines()]
-    return {question: outcome for outcome, question in rows if question in questions}
+@pytest.mark.parametrize('name', RECORDED)
+def test_it_says_what_was_recorded(name, tool, tmp_path):
+    command, stage = RECORDED[name]
+    language, source, *_ = command.split()
+    if language == 'gcc':
+        subprocess.run([tool('gcc'), '-pthread', '-o', tmp_path / 'server', source], cwd=ROOT, check=True)
+        command = str(tmp_path / 'server')
+    elif language == 'python2.7':
+        if not PYTHON2.exists():
+            pytest.skip('Python 2.7 is not installed')
+        command = f'{PYTHON2} {source}'
+    elif language == 'python3':
+        command = command.replace('python3', sys.executable)
+    else:
+        tool(language)
+    status, output, errors = run_grade(command, STAGE=stage)
+    assert errors == ''
+    output = same_everywhere(output, command, RECORDED[name][0])
+    text = f"SERVER='{RECORDED[name][0]}' STAGE={stage}\n\n{output}\nexit status {status}\n"
+    record = ROOT / f'tests/grades/{name}.txt'
+    if os.environ.get('RECORD'):
+        record.write_text(text)
+    assert text == record.read_text()
 
 
-@pytest.mark.parametrize('stage', STAGES)
-def test_a_stage_grades_as_itself(stage):
-    part = find_stage(stage).part
-    status, output, _ = run_grade(f'{sys.executable} {find_stage(stage).server}', '--part', part[-1])
-    assert f'Yours behaves like {stage}: ' in output
-    assert status == (0 if stage.endswith('final') else 1)
+def same_everywhere(output, command, name):
+    """The output without what differs from machine to machine."""
+    output = output.replace(command, name).replace(f'{ROOT}/', '')
+    output = re.sub(r' +$', '', output, flags=re.MULTILINE)
+    verdicts, it_printed, lines = output.partition('It printed:\n')
+    lines = re.sub(r'^      .*\n|^    Traceback.*\n| Did you mean.*', '', lines, flags=re.MULTILINE)
+    return verdicts + it_printed + lines  # of a traceback the last line, which all Pythons have in common
 
 
 def test_a_server_is_graded_up_to_a_stage():
-    server = f'{sys.executable} part3/v1.2/server.py'
-    status, output, _ = run_grade(server, '--stage', 'part3-v1.1')
+    status, output, _ = run_grade(f'{sys.executable} part3/final/server.py', STAGE='part3-v1.1')
     assert status == 0
-    assert 'Yours behaves like part3-v1.1: gives descriptors back; leaves zombies.' in output
+    assert 'Yours behaves like part3-v1.1: no bug was found.' in output
     assert 'Next: part3-v1.2, make diff-part3-v1.2' in output
-    assert run_grade(server, '--stage', 'part3-v1.3')[0] == 1
 
 
-def test_a_bug_comes_with_a_command_and_its_cure():
-    _, output, _ = run_grade(f'{sys.executable} part3/v1.1-fd-leak/server.py', '--stage', 'part3-v1.1')
-    place = output.index('bug        descriptors are given back')
-    told = output[place:].splitlines()[1:5]
-    assert told[0].strip() == '24 descriptors more after 24 clients, 24 of them sockets in'
-    assert told[2].strip().startswith('type: curl')
-    assert told[3].strip().startswith('You see a line CLOSE-WAIT')
-    assert 'cure: make diff-part3-v1.1\n' in output[place:]
+def every_hint():
+    yield from HINTS.values()
+    for _, _, hint in VARIANTS:
+        yield hint
 
 
-@pytest.mark.parametrize('experiment', [name.__name__ for columns in EXPERIMENTS.values() for name in columns])
-def test_every_bug_has_a_hint(experiment):
-    assert all(HINTS[experiment])
-    assert HINTS[experiment].look.startswith('You see ')
+def test_every_bug_has_a_hint():
+    assert HINTS.keys() == {name.__name__ for columns in EXPERIMENTS.values() for name in columns}
+    for hint in every_hint():
+        assert all(hint)
+        assert hint.look.startswith('You see ')
 
 
-def test_a_server_in_c_has_the_eintr_bug_by_nature(tool, tmp_path):
-    binary = tmp_path / 'server'
-    subprocess.run([tool('gcc'), '-o', binary, f'{SERVERS}/fork_in_c.c'], cwd=ROOT, check=True)
-    status, output, _ = run_grade(str(binary))
-    assert verdicts(output)['survives EINTR in accept()'] == 'bug'
-    assert 'Yours behaves like part3-v1.2: ' in output
-    assert status == 1
-
-
-def test_a_server_with_an_event_loop_has_none_of_the_bugs(tool):
-    status, output, _ = run_grade(f'{tool("node")} {SERVERS}/event_loop.js')
-    assert list(verdicts(output).values()) == [
-        'holds', 'holds', 'holds', 'no child', 'no handler', 'no child', 'no child']
-    assert 'Yours behaves like part3-final: works.' in output
-    assert status == 0
+@pytest.mark.parametrize(('stage', 'hint', 'shown'), [
+    ('part3-v1.0', HINTS['silent_client'], r'curl: \(28\)'),
+    ('part3-v1.1-fd-leak', HINTS['end_of_reply'], r'curl: \(28\) .* 14 bytes received'),
+    ('part3-v1.1-fd-leak', HINTS['descriptors'], 'CLOSE-WAIT'),
+    ('part3-v1.1-fd-leak', VARIANTS[1][2], r'(?s)(socket:.*){3}'),  # the listening one, and two clients'
+    ('part3-v1.1', HINTS['one_child'], r'\d+ +\d+ +Z'),
+    ('part3-v1.2', HINTS['eintr'], r'Hello, World!\n(?s:.*)InterruptedError(?s:.*)curl: \('),
+    ('part3-v1.2', HINTS['children_at_once'], r'\n[1-9]\d*\n$'),
+    ('part3-v1.2', HINTS['stopped_child'], r'curl: \(28\)'),
+])
+def test_what_a_hint_says_is_seen_when_it_is_typed(stage, hint, shown, serve, tool):
+    for name in ('curl', 'telnet', 'ss', 'ps'):
+        tool(name)
+    server = serve(stage)
+    typed = hint.command.replace('8888', str(server.port)).replace('8889', str(free_port()))
+    typed = typed.replace('{server}', f'{sys.executable} part3/v1.2/server.py')
+    if 'ps -A' in typed:  # there may be zombies of others
+        typed = typed.replace('ps -A', f'ps --ppid {server.pid}')
+    shell = subprocess.Popen(['bash', '-c', typed], cwd=ROOT, text=True, start_new_session=True,
+                             env={**os.environ, 'PORT': str(server.port)},
+                             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    shell.wait(60)
+    with suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)  # telnet, which waits for its `sleep 9`
+    lines = shell.stdout.read()
+    shell.stdout.close()
+    assert re.search(shown, lines), lines
 
 
 @pytest.mark.parametrize(('server', 'told'), [
-    ('never_answers.py', 'it did not answer a request, and printed nothing'),
+    ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
     ('never_listens.py', 'it did not listen; it printed:\nno socket yet'),
     ('nosuch.py', 'it did not listen; it printed:'),
     ('forks_without_end.py', 'it started more than 100 processes'),
     ('floods.py', 'it did not listen; it printed:\nxxx'),
+    ('ends_at_once.py', 'it ended when its first client came; it printed:\nTraceback'),
 ])
 def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
     status, _, errors = run_grade(copied(server, tmp_path))
@@ -99,15 +154,26 @@ def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
     assert left_over(tmp_path) == []
 
 
-@pytest.mark.parametrize(('server', 'stage', 'status'), [
-    ('ignores_signals.py', 'part3-v1.1', 0),
-    ('daemon.py', 'part3-v1.1', 0),
-    ('endless_reply.py', 'part3-v1.1-fd-leak', 1),
+@pytest.mark.parametrize(('server', 'status'), [
+    ('ignores_signals.py', 0),
+    ('daemon.py', 0),
+    ('endless_reply.py', 1),
 ])
-def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, stage, status):
+def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, status):
     if server == 'daemon.py' and sys.platform != 'linux':
         pytest.skip('only on Linux can we become the parent of a daemon')
-    assert run_grade(copied(server, tmp_path), '--stage', stage)[0] == status
+    assert run_grade(copied(server, tmp_path), STAGE='part3-v1.0')[0] == status
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_it_and_its_server(tmp_path, signum):
+    grading = subprocess.Popen(
+        [sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, stdout=subprocess.DEVNULL,
+        env={**os.environ, 'SERVER': copied('daemon.py', tmp_path)})
+    assert kernel.eventually(lambda: left_over(tmp_path))
+    grading.send_signal(signum)
+    assert grading.wait(kernel.LIMIT) == 128 + signum
     assert left_over(tmp_path) == []
 
 
@@ -121,48 +187,58 @@ def copied(server, folder):
 def left_over(folder):
     """The processes that run a server from that folder."""
     return [process for process in psutil.process_iter()
-            if any(str(folder) in word for word in kernel.seen(process.cmdline, []))]
+            if any(str(folder) in word for word in kernel.seen(process.cmdline, []) if 'SERVER' not in word)]
 
 
-def test_a_server_under_a_shell_is_found():
-    server = f'cd part3/v1.1 && {sys.executable} server.py; true'
-    assert run_grade(server, '--stage', 'part3-v1.1')[0] == 0
-
-
-def test_the_port_is_written_into_the_command():
-    command = f'PORT={{port}} {sys.executable} part3/v1.0/server.py'
-    assert run_grade(command, '--stage', 'part3-v1.0')[0] == 0
-
-
-def test_a_server_that_is_never_at_rest_takes_too_long(tmp_path, monkeypatch):
-    monkeypatch.setattr(grade, 'SECONDS', 2)
-    with pytest.raises(ServerFailed, match='took too long: it is never at rest'):
-        grade.grade(copied('never_rests.py', tmp_path), find_stage('part3-final'))
-    assert left_over(tmp_path) == []
-
-
-@pytest.mark.parametrize(('options', 'told'), [
-    (['--server', ''], 'name your server'),
-    (['--server', 'x', '--stage', 'part4'], 'no such stage'),
-    (['--server', 'x', '--part', '1'], 'invalid choice'),
+@pytest.mark.parametrize('command', [
+    "{python} part3/v1.0/server.py # it's mine",
+    '{python} part3/v1.0/server.py \\',
+    'cd part3/v1.0 && {python} server.py; true',
+    'PORT={{port}} {python} part3/v1.0/server.py',
 ])
-def test_bad_options_are_told(options, told):
-    command = [sys.executable, '-m', 'laboratory.grade', *options]
-    run = subprocess.run(command, cwd=ROOT, text=True, capture_output=True, timeout=60)
-    assert run.returncode == 2
-    assert told in run.stderr.splitlines()[-1]
+def test_a_command_is_what_the_shell_takes_for_one(command):
+    status, output, _ = run_grade(command.format(python=sys.executable), STAGE='part3-v1.0')
+    assert status == 0
+    assert 'Yours behaves like part3-v1.0' in output
+
+
+@pytest.mark.parametrize(('command', 'with_app'), [
+    ('python3 s.py', 'python3 s.py x:app'),
+    ("python3 s.py # it's mine", "python3 s.py x:app # it's mine"),
+    ('python3 s.py \\', 'python3 s.py x:app'),
+    ('python3 s.py {app} --quiet', 'python3 s.py x:app --quiet'),
+])
+def test_the_application_is_written_behind_the_command(command, with_app):
+    assert own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
+
+
+@pytest.mark.parametrize(('variables', 'told'), [
+    ({'SERVER': ''}, 'name your server'),
+    ({'SERVER': 'x', 'STAGE': 'part4'}, 'part4 is no stage'),
+    ({'SERVER': 'x', 'STAGE': 'part1'}, 'no experiments are about it'),
+    ({'SERVER': 'x', 'PART': '4'}, 'PART=4: say 3 or 2'),
+    ({'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'}, 'that stage is one of part 3'),
+    ({'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe: say 0 or 1'),
+])
+def test_bad_variables_are_told_in_one_line(variables, told):
+    run = grade(**variables)
+    assert run.returncode == 1
+    assert len(run.stderr.splitlines()) == 1
+    assert told in run.stderr
 
 
 def test_it_grades_again_when_the_file_changes(tmp_path):
     server = tmp_path / 'server.py'
     server.write_text((ROOT / 'part3/v1.0/server.py').read_text())
-    command = [sys.executable, '-m', 'laboratory.grade', '--server', f'{sys.executable} {server}',
-               '--stage', 'part3-v1.1-fd-leak', '--watch']
-    env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
-    with subprocess.Popen(command, cwd=ROOT, env=env, text=True, stdout=subprocess.PIPE) as watching:
+    env = {**os.environ, 'PYTHONUNBUFFERED': '1', 'WATCH': '1', 'STAGE': 'part3-v1.1-fd-leak',
+           'SERVER': f"{sys.executable} {server} # it's mine"}
+    with subprocess.Popen([sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, env=env, text=True,
+                          stdout=subprocess.PIPE) as watching:
         try:
             assert any('Yours behaves like part3-v1.0' in line for line in watching.stdout)
             server.write_text((ROOT / 'part3/v1.1/server.py').read_text())
+            assert any(re.search(r'\d\d:\d\d:\d\d', line) for line in watching.stdout)
             assert any('Yours behaves like part3-v1.1-fd-leak' in line for line in watching.stdout)
         finally:
-            watching.kill()
+            watching.send_signal(signal.SIGINT)
+            time.sleep(0.1)

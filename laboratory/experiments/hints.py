@@ -131,7 +131,8 @@ VARIANTS = [
         'You see a descriptor for every client that has gone: you opened it, and did not close it.')),
     ('one_child', 'does not end', Hint(
         'keeps children that have answered',
-        f'{CURL}; ps -A --forest -o pid,stat,args | tail -20',
+        f"{CURL}; pid=$(ss -tlnpH 'sport = :8888' | {LAST_PID}); "
+        'ps -o pid,ppid,stat,args -p $pid --ppid $pid',
         'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).')),
     ('children_at_once', r'^(\d+) zombies after \1 |one by one', HINTS['one_child']),
     ('outlives', '^wrong: an app that raises half-way', Hint(
@@ -143,6 +144,7 @@ VARIANTS = [
         f"{WITH_PROBES}\n(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'; sleep 9) | "
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
         'You see curl time out: once you have sent a reply, give its client a moment only to close.')),
+    *variants('outlives', {'an app that calls exit': f'curl http://localhost:8888/exit; {NEXT}'}),
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),

@@ -64,8 +64,7 @@ def go_through(server, questions):
             return [*wrong, f'{name}: {complaint}']
         if complaint:
             wrong.append(f'{name}: {complaint}')
-    server.let_rest()  # the last one may have ended it only now
-    return [*wrong, f'{name}: the server ends'] if server.has_ended() else wrong
+    return wrong
 
 
 @started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
@@ -254,6 +253,11 @@ def fails_half_way(server):
         return f'its reply looks whole to the client: {reply}'
 
 
+def exits(server):
+    get(server, '/exit')
+    kernel.eventually(server.has_ended, 1)  # it may end its threads first
+
+
 def sends(data):
     """A question: whatever the answer to these bytes is, what about the next client?"""
     def ask(server):
@@ -283,7 +287,7 @@ FAILURES = {  # bytes to send, or a question of its own
     'an app that raises half-way': fails_half_way,
     'an app that is cancelled': request('GET', '/cancelled'),
     'an app that is refused a connection': request('GET', '/refused'),
-    'an app that calls exit': request('GET', '/exit'),
+    'an app that calls exit': exits,
 }
 
 

@@ -71,12 +71,24 @@ def forks(server):
     seen = []
     while seen.count(True) < 3 and seen.count(False) < 3:
         before = len(server.forked), reaped(server)
+
+        def something(before=before):
+            return (len(server.forked), reaped(server)) != before
+
         with connect(server) as client:
+            at_once = server.wait_until(something)
             client.sendall(REQUEST)
             server.wait_until(partial(readable, client), pause=0)  # a child may live for a moment only
-            read_reply(client, server)
-        seen.append(server.wait_until(lambda before=before: (len(server.forked), reaped(server)) != before))
+            if not read_reply(client, server).data:
+                raise NoAnswer('of three clients that come one after the other one is not answered')
+        seen.append(at_once or server.wait_until(something))
     return seen.count(True) == 3
+
+
+def handlers(server):
+    """Whether each process that forks has a handler for SIGCHLD; None where the kernel does not tell."""
+    parents = set(server.forked.values()) & server.own or server.listeners
+    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents]
 
 
 def all_end(server):
@@ -108,6 +120,7 @@ def silent_client(server, tell=tell_nobody):
             if not read_reply(other, server).data:
                 raise NoAnswer('a second client is not answered, not even after the first has gone')
             return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+        other.close()  # else the end of it may hold up a worker
     return Verdict(HOLDS, 'a second client is answered while the first says nothing')
 
 
@@ -200,6 +213,7 @@ def eintr(server, tell=tell_nobody):
         client.sendall(REQUEST)
         read_reply(client, server)
         client.close()
+        server.wait_until(lambda: server.forked or reaped(server) != reaped_before)
         if child or not server.forked and reaped(server) == reaped_before:
             break
     if not server.forked and reaped(server) == reaped_before:
@@ -209,8 +223,7 @@ def eintr(server, tell=tell_nobody):
     tell('A child has ended, and its SIGCHLD has interrupted accept()')
     if server.has_ended():
         return Verdict(HOLDS, '')  # measure() has the last word
-    parents = set(server.forked.values()) & server.own or server.listeners
-    caught = [kernel.catches(pid, signal.SIGCHLD) for pid in parents]
+    caught = handlers(server)
     if not any(caught) and (None not in caught or zombies(server)):
         return Verdict(NO_HANDLER, 'nothing handles SIGCHLD, so it interrupts nothing')
     if not one_has_ended(server) and reaped(server) == reaped_before:
@@ -241,8 +254,7 @@ def children_at_once(server, tell=tell_nobody):
     for _ in range(CHILDREN):
         client, child = connect_to_child(server)
         if child is None:
-            return without_children(server) if not held else Verdict(
-                NOT_TESTED, f'{len(held)} of {CHILDREN} clients have a child, and the next one has none')
+            return without_children(server, len(held))
         held.append(client)
     parents = set(server.forked.values()) & server.own
     for parent in parents:
@@ -270,14 +282,16 @@ def children_at_once(server, tell=tell_nobody):
     return Verdict(HOLDS, f'0 zombies after {ended} children ended at once')
 
 
-def without_children(server):
-    """The verdict on children_at_once where no child waits for a silent client."""
+def without_children(server, number):
+    """The verdict on children_at_once where only so many silent clients have a child."""
     if not forks(server):
         return Verdict(NO_CHILD, NONE_SEEN)
+    all_end(server)
     left = len(zombies(server))
     if left and not reaps_later(server):
         return Verdict(BUG, f'{left} zombies after {len(server.forked)} children ended, one by one')
-    return Verdict(NOT_TESTED, SILENT)
+    few = f'{number} of {CHILDREN} clients have a child, and the next one has none'
+    return Verdict(NOT_TESTED, few if number else SILENT)
 
 
 def stopped_child(server, tell=tell_nobody):
@@ -288,6 +302,8 @@ def stopped_child(server, tell=tell_nobody):
         if child is None:
             break
         server.let_rest()  # it waits for the request
+        if not any(handlers(server)) and not ask(connected(server), server):
+            return Verdict(NOT_TESTED, 'the next client waits for the silent one before a child is stopped')
         kernel.send(child, signal.SIGSTOP)
         stopped += 1
         server.let_rest()

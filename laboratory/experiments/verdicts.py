@@ -70,17 +70,18 @@ def measure_with(app, experiment, start, tell):
             except (OSError, ValueError) as error:
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
-            printed = last_lines(server.output())
-            if server.has_ended() and verdict.outcome == BUG and getattr(experiment, 'judges_ends', False):
-                verdict = verdict._replace(printed=printed)
+            output = server.output()
+            if server.has_ended() and verdict.outcome in (BUG, HOLDS) and hasattr(experiment, 'judges_ends'):
+                seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'
+                verdict = Verdict(BUG, seen, last_lines(output))
             elif server.has_ended():
                 verdict = what_ended_means(experiment, server)
     except ServerFailed as failed:
         if app is None or failed.broken:
             raise
-        printed = failed.printed
-        verdict = Verdict(ENDED, f'with {app} it {failed.what}', printed)
-    missing = NO_FRAMEWORK.search('\n'.join(printed))
+        output = '\n'.join(failed.printed)
+        verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
+    missing = NO_FRAMEWORK.search(output)
     if missing and verdict.outcome != HOLDS:
         return Verdict(NOT_TESTED, f'with {app}: the Python of this server has no {missing[1]}')
     return verdict

@@ -22,7 +22,7 @@ MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
-WORK = 2  # seconds of CPU that a server may use before what is awaited
+WORK = 1  # seconds of CPU that a server may use before what is awaited
 
 
 class ServerFailed(Exception):
@@ -180,8 +180,8 @@ class ServerProcess:
         """Wait until condition() is true; return whether it became so.
 
         Gives up once the server has been at rest for REST seconds (or three times its pace), has
-        worked for WORK seconds of CPU, or after kernel.LIMIT. A busy machine, on which it wants to
-        run and cannot, makes the wait longer and not wrong.
+        worked for WORK seconds of CPU (or the same), or after kernel.LIMIT. A busy machine, on
+        which it wants to run and cannot, makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
         first = before = None
@@ -191,7 +191,7 @@ class ServerProcess:
             first, now = used if first is None else first, time.monotonic()
             if not asleep or (family, used) != before:
                 before, calm_since = (family, used), now
-            if now - calm_since > max(REST, 3 * self.pace) or used - first > WORK \
+            if now - calm_since > max(REST, 3 * self.pace) or used - first > max(WORK, 3 * self.pace) \
                     or now - begin > kernel.LIMIT:
                 return False
             time.sleep(pause)
@@ -233,6 +233,7 @@ class ServerProcess:
         if self.bounds:
             if hasattr(self, 'guarding'):
                 self.guarding.join()  # or it would take the next server's processes for orphans of this one
+            kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
             if kernel.LINUX:
                 ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 

@@ -1,0 +1,139 @@
+"""WSGI servers that many use, and what part 2's experiments say of each: `make corpus`.
+
+Each `bug` below can be shown with the bytes: NAMED has one thing that is said for it. CORPUS names
+the bin folder of another environment than that of `make corpus`.
+"""
+import os
+import re
+from functools import partial
+
+import pytest
+
+from common.stages import ROOT
+from laboratory.experiments.part2 import EXPERIMENTS
+from laboratory.experiments.verdicts import measure
+from laboratory.grade import own_server, try_out
+
+BIN = os.environ.get('CORPUS') or ROOT / '.venv-corpus/bin'
+COMMANDS = {  # those that are not in wsgi_servers.py
+    'gunicorn': 'gunicorn --bind 127.0.0.1:{port}',
+    'gunicorn_threads': 'gunicorn -w 3 -k gthread --threads 2 --bind 127.0.0.1:{port}',
+    'waitress': 'waitress-serve --listen=127.0.0.1:{port}',
+    'granian': 'granian --interface wsgi --port {port}',
+    'hypercorn': 'hypercorn --bind 127.0.0.1:{port} wsgi:{app}',
+    'uwsgi': 'uwsgi --http-socket 127.0.0.1:{port} --need-app --module',
+}
+EXPECTED = """
+server             hello environ whole_request whole_response validator binary_body outlives refuses promises
+gunicorn           holds holds   holds         bug            holds     holds       holds    bug     holds
+gunicorn_threads   holds holds   holds         bug            holds     holds       holds    bug     holds
+waitress           holds holds   holds         holds          holds     holds       holds    bug     bug
+granian            holds holds   holds         bug            holds     holds       bug      bug     bug
+hypercorn          holds bug     holds         bug            bug       holds       bug      bug     bug
+uwsgi              holds holds   holds         bug            holds     holds       bug      bug     bug
+wsgiref            holds holds   holds         bug            holds     holds       bug      bug     bug
+wsgiref_threads    holds holds   holds         bug            holds     holds       bug      bug     bug
+werkzeug           holds holds   holds         bug            bug       holds       bug      bug     bug
+werkzeug_threads   holds holds   holds         bug            bug       holds       holds    bug     bug
+werkzeug_processes holds holds   holds         bug            bug       holds       holds    bug     bug
+cheroot            holds bug     holds         holds          holds     holds       bug      bug     bug
+cherrypy           holds bug     holds         holds          holds     holds       bug      bug     bug
+gevent             holds holds   holds         holds          holds     holds       bug      bug     bug
+eventlet           holds bug     holds         bug            bug       holds       bug      bug     bug
+twisted            holds holds   holds         holds          bug       holds       holds    bug     bug
+tornado            holds holds   holds         bug            holds     holds       bug      bug     bug
+paste              holds bug     holds         bug            holds     holds       bug      bug     bug
+uvicorn            holds holds   holds         bug            holds     holds       holds    bug     bug
+part2_forks        holds holds   holds         holds          holds     holds       holds    holds   holds
+part2_prefork      holds holds   holds         holds          holds     holds       holds    holds   holds
+part2_threads      holds holds   holds         holds          holds     holds       holds    holds   holds
+"""
+NAMED = {  # what is said of it, for one; each of these was compared with the bytes
+    'gunicorn': {
+        'whole_response': "exc_info before the headers: 200 with b''", 'refuses': 'no Host: 200',
+    },
+    'gunicorn_threads': {
+        'whole_response': "exc_info before the headers: 200 with b''", 'refuses': 'no Host: 200',
+    },
+    'waitress': {
+        'refuses': 'two Hosts: 200', 'promises': 'a body for HEAD',
+    },
+    'granian': {
+        'whole_response': r'write\(\): 500', 'outlives': 'looks whole', 'refuses': 'a chunk without a size',
+        'promises': r'no start_response\(\): 200',
+    },
+    'hypercorn': {
+        'environ': 'SERVER_PORT is [0-9]', 'whole_response': r'write\(\): 500', 'validator': 'SERVER_PORT',
+        'outlives': 'exit: the server ends', 'refuses': "b'hell'", 'promises': 'twice: 200',
+    },
+    'uwsgi': {
+        'whole_response': 'Date: none', 'outlives': 'exit: the server ends', 'refuses': "b'5.r.nh'",
+        'promises': 'Smuggled',
+    },
+    'wsgiref': {
+        'whole_response': "200 with b''", 'outlives': 'looks whole', 'refuses': 'in words: 200',
+        'promises': 'Smuggled',
+    },
+    'wsgiref_threads': {
+        'whole_response': "200 with b''", 'outlives': 'looks whole', 'refuses': 'in words: 200',
+        'promises': 'Smuggled',
+    },
+    'werkzeug': {
+        'whole_response': 'Date is sent twice', 'validator': 'REMOTE_PORT',
+        'outlives': 'cancelled: the server ends', 'refuses': 'no Host', 'promises': 'Smuggled',
+    },
+    'werkzeug_threads': {
+        'whole_response': 'Date is sent twice', 'validator': 'REMOTE_PORT', 'refuses': 'no Host',
+        'promises': 'Smuggled',
+    },
+    'werkzeug_processes': {
+        'whole_response': 'Date is sent twice', 'validator': 'REMOTE_PORT', 'refuses': 'no Host',
+        'promises': 'Smuggled',
+    },
+    'cheroot': {
+        'environ': "HTTP_X_PROBE is 'two'", 'outlives': 'exit: the server ends', 'refuses': "b'two'",
+        'promises': 'Smuggled',
+    },
+    'cherrypy': {
+        'environ': "HTTP_X_PROBE is 'two'", 'outlives': 'exit: the server ends', 'refuses': "b'two'",
+        'promises': 'Smuggled',
+    },
+    'gevent': {
+        'outlives': 'exit: the server ends', 'refuses': 'no Host', 'promises': 'a body for HEAD',
+    },
+    'eventlet': {
+        'environ': "SERVER_PROTOCOL is 'HTTP/1.0'", 'whole_response': 'streaming',
+        'validator': 'headers_raw', 'outlives': 'exit: the server ends', 'refuses': 'no Host',
+        'promises': 'Smuggled',
+    },
+    'twisted': {
+        'validator': 'HTTP_CONTENT_TYPE', 'refuses': 'no Host', 'promises': 'Smuggled',
+    },
+    'tornado': {
+        'whole_response': 'streaming', 'outlives': 'exit: the server ends', 'refuses': 'without a slash',
+        'promises': 'a status with an ESC',
+    },
+    'paste': {
+        'environ': "PATH_INFO is '/café x'", 'whole_response': 'Date is sent twice',
+        'outlives': 'looks whole', 'refuses': 'no Host', 'promises': 'Smuggled',
+    },
+    'uvicorn': {
+        'whole_response': 'Date is sent twice', 'refuses': 'a Host with a space', 'promises': 'twice: 200',
+    },
+}
+ROWS = [row.split() for row in EXPECTED.strip().splitlines()]
+
+
+def command(name):
+    """What starts it; the application is written behind it, or where {app} is."""
+    return f'{BIN}/' + COMMANDS.get(name, f'python tests/corpus/wsgi_servers.py {name}')
+
+
+@pytest.mark.parametrize(('name', 'outcomes'), [(name, outcomes) for name, *outcomes in ROWS[1:]])
+def test_a_wsgi_server_is_judged_by_what_it_does(name, outcomes):
+    start = partial(own_server, command(name))
+    start = partial(start, pace=try_out(start, 'wsgiapp:app'))
+    verdicts = {experiment.__name__: measure(experiment, start) for experiment in EXPERIMENTS}
+    assert [verdict.outcome for verdict in verdicts.values()] == outcomes, verdicts
+    for experiment, said in NAMED.get(name, {}).items():
+        assert re.search(said, verdicts[experiment].evidence)

@@ -1,0 +1,7 @@
+"""Raises when its first client comes."""
+import os
+import socket
+
+listen_socket = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))
+client_fd, client_addr = listen_socket.accept()
+client_fd.receive(1024)

@@ -1,0 +1,217 @@
+"""Servers that are built otherwise than the stages, or wrong otherwise: foreign.py NAME."""
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+
+PORT = int(os.environ['PORT'])
+REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
+
+
+def listen(port=PORT, family=socket.AF_INET, host='127.0.0.1', option=socket.SO_REUSEADDR):
+    listen_socket = socket.socket(family, socket.SOCK_STREAM)
+    listen_socket.setsockopt(socket.SOL_SOCKET, option, 1)
+    listen_socket.bind((host, port))
+    listen_socket.listen(128)
+    return listen_socket
+
+
+def handle(client_fd):
+    try:
+        client_fd.recv(1024)
+        client_fd.sendall(REPLY)
+    except ConnectionError:
+        pass
+
+
+def iterate(listen_socket, accepted=lambda number, client_fd: None):
+    """Serve one client after the other; accepted() is called before each is handled."""
+    for number in range(1, sys.maxsize):
+        client_fd, client_addr = listen_socket.accept()
+        accepted(number, client_fd)
+        handle(client_fd)
+        client_fd.close()
+
+
+def fork_for_each(listen_socket, handle=handle, accepted=lambda number, client_fd: None):
+    for number in range(1, sys.maxsize):
+        client_fd, client_addr = listen_socket.accept()
+        accepted(number, client_fd)
+        if os.fork() == 0:
+            listen_socket.close()
+            handle(client_fd)
+            client_fd.close()
+            os._exit(0)
+        client_fd.close()
+
+
+def reap(signum, frame):
+    try:
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
+
+
+def workers(serve):
+    """Three processes that serve, under one that does not."""
+    for _ in range(3):
+        if os.fork() == 0:
+            serve()
+    while True:
+        signal.pause()
+
+
+def ports_of_its_own():
+    workers(lambda: iterate(listen(option=socket.SO_REUSEPORT)))
+
+
+def workers_that_wait():
+    signal.signal(signal.SIGCHLD, lambda signum, frame: os.wait())
+    listen_socket = listen()
+    workers(lambda: fork_for_each(listen_socket))
+
+
+def workers_with_zombies():
+    listen_socket = listen()
+    workers(lambda: fork_for_each(listen_socket))
+
+
+def worker_for_each():
+    """A worker ends after one client, and another one takes its place."""
+    listen_socket, living = listen(), 0
+    while True:
+        living += 1
+        if os.fork() == 0:
+            client_fd, client_addr = listen_socket.accept()
+            handle(client_fd)
+            os._exit(0)
+        if living == 3:
+            os.wait()
+            living -= 1
+
+
+def two_ports():
+    """Serves one client after the other on a port of its choice, and all at once on PORT."""
+    threading.Thread(target=iterate, args=[listen(port=0)], daemon=True).start()
+    time.sleep(0.4)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen())
+
+
+def leaks_the_second():
+    kept = []
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), accepted=lambda number, client_fd:
+                  number % 2 == 0 and kept.append(os.dup(client_fd.fileno())))
+
+
+def forks_late():
+    """Forks once it has read the request."""
+    listen_socket = listen()
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        client_fd.recv(1024)
+        if os.fork() == 0:
+            client_fd.sendall(REPLY)
+            os._exit(0)
+        client_fd.close()
+
+
+def forks_late_and_reaps():
+    signal.signal(signal.SIGCHLD, reap)
+    forks_late()
+
+
+def children_that_stay():
+    def handle_and_stay(client_fd):
+        handle(client_fd)
+        client_fd.close()
+        signal.pause()
+    signal.signal(signal.SIGCHLD, reap)
+    fork_for_each(listen(), handle=handle_and_stay)
+
+
+def reaps_each_second():
+    def tick():
+        while True:
+            time.sleep(1)
+            reap(None, None)
+    threading.Thread(target=tick, daemon=True).start()
+    fork_for_each(listen())
+
+
+def forks_twice():
+    listen_socket = listen()
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        if (child := os.fork()) == 0:
+            if os.fork() == 0:
+                handle(client_fd)
+            os._exit(0)
+        client_fd.close()
+        os.waitpid(child, 0)
+
+
+def helper():
+    """Runs a program each second that has nothing to do with its clients."""
+    def tick():
+        while True:
+            subprocess.run(['true'], check=True)
+            time.sleep(1)
+    threading.Thread(target=tick, daemon=True).start()
+    iterate(listen())
+
+
+def fills_a_pool():
+    """Opens a descriptor for each of its first 40 clients, and keeps them."""
+    kept = []
+    iterate(listen(), accepted=lambda number, client_fd: number <= 40 and kept.append(os.dup(0)))
+
+
+def ipv6():
+    signal.signal(signal.SIGCHLD, reap)
+    fork_for_each(listen(family=socket.AF_INET6, host='::'))
+
+
+def resets():
+    linger = struct.pack('ii', 1, 0)
+    iterate(listen(), lambda number, client_fd:
+            client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger))
+
+
+def pauses():
+    """Sends the body some time after the headers."""
+    listen_socket = listen()
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        client_fd.recv(1024)
+        client_fd.sendall(REPLY[:19])
+        time.sleep(0.3)
+        client_fd.sendall(REPLY[19:])
+        client_fd.close()
+
+
+def raises_in_handler():
+    signal.signal(signal.SIGCHLD, lambda signum, frame: os.wiat())
+    fork_for_each(listen())
+
+
+def ends_at_the_third():
+    def accepted(number, client_fd):
+        if number == 3:
+            print('\x1b[2Jyour screen\x07 \u6f22\u5b57\r', flush=True)
+            sys.exit(3)
+    iterate(listen(), accepted)
+
+
+def hangs_at_the_third():
+    iterate(listen(), lambda number, client_fd: number == 3 and signal.pause())
+
+
+if __name__ == '__main__':
+    globals()[sys.argv[1]]()

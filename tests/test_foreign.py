@@ -1,0 +1,71 @@
+"""The experiments of part 3 on servers that are built otherwise than the stages."""
+import sys
+from functools import partial
+
+import pytest
+
+from common.stages import ROOT
+from laboratory.experiments import part3
+from laboratory.experiments.verdicts import measure
+from laboratory.grade import own_server, try_out
+
+SERVERS = ROOT / 'tests/servers'
+EXPERIMENTS = {experiment.__name__: experiment for experiment in part3.EXPERIMENTS}
+
+
+def verdict(command, experiment):
+    return measure(EXPERIMENTS[experiment], partial(own_server, command))
+
+
+@pytest.mark.parametrize(('name', 'experiment', 'outcome'), [
+    ('ports_of_its_own', 'silent_client', 'bug'),
+    ('workers_that_wait', 'stopped_child', 'bug'),
+    ('workers_with_zombies', 'one_child', 'bug'),
+    ('worker_for_each', 'one_child', 'holds'),
+    ('worker_for_each', 'stopped_child', 'not tested'),
+    ('two_ports', 'silent_client', 'holds'),
+    ('leaks_the_second', 'end_of_reply', 'bug'),
+    ('leaks_the_second', 'descriptors', 'bug'),
+    ('forks_late', 'children_at_once', 'bug'),
+    ('forks_late', 'stopped_child', 'not tested'),
+    ('forks_late_and_reaps', 'eintr', 'bug'),
+    ('children_that_stay', 'one_child', 'bug'),
+    ('children_that_stay', 'descriptors', 'holds'),
+    ('children_that_stay', 'eintr', 'not tested'),
+    ('reaps_each_second', 'one_child', 'holds'),
+    ('forks_twice', 'children_at_once', 'holds'),
+    ('helper', 'one_child', 'no child'),
+    ('fills_a_pool', 'descriptors', 'holds'),
+    ('ipv6', 'eintr', 'bug'),
+    ('resets', 'end_of_reply', 'bug'),
+    ('raises_in_handler', 'one_child', 'ended'),
+    ('raises_in_handler', 'eintr', 'ended'),
+    ('ends_at_the_third', 'descriptors', 'ended'),
+    ('hangs_at_the_third', 'descriptors', 'no answer'),
+])
+def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
+    found = verdict(f'cd tests/servers; {sys.executable} foreign.py {name}', experiment)
+    assert found.outcome == outcome, found
+
+
+def test_a_server_that_never_rests_is_judged_all_the_same():
+    assert verdict(f'{sys.executable} tests/servers/busy.py', 'end_of_reply').outcome == 'holds'
+
+
+@pytest.mark.parametrize('option', ['-I', '-BuE'])
+def test_a_python_that_heeds_no_variables_is_given_the_old_accept(option):
+    assert verdict(f'{sys.executable} {option} part3/v1.2/server.py', 'eintr').outcome == 'bug'
+
+
+def test_where_the_old_accept_cannot_be_given_nothing_is_said_of_eintr(tmp_path):
+    script = tmp_path / 'server.py'
+    script.write_text(f'#!{sys.executable} -I\n{(ROOT / "part3/v1.2/server.py").read_text()}')
+    script.chmod(0o755)
+    assert verdict(str(script), 'eintr').outcome == 'not tested'
+
+
+def test_a_reply_that_pauses_is_waited_for():
+    start = partial(own_server, f'{sys.executable} tests/servers/foreign.py pauses')
+    pace = try_out(start, None)
+    assert pace > 0.2
+    assert measure(part3.end_of_reply, partial(start, pace=pace)).outcome == 'holds'
