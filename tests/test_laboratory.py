@@ -108,8 +108,7 @@ def test_a_scene_does_not_ask_with_guess_no(terminal):
 SERVER = f'{sys.executable} part3/v1.1/server.py'
 COMMANDS = {  # each command, with what it shows when it is in the midst of it
     'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
-    'trace': ('part3-v1.2', {}, 'sending one request'),
-    'trace-my-requests': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
+    'trace': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
     'grade': (None, {'SERVER': SERVER}, 'holds'),
     'matrix': (None, {'STAGE': 'part3-v1.1'}, 'Measuring'),
     'watch': (None, {}, 'Nothing listens'),
@@ -121,9 +120,9 @@ def in_the_midst(tool, terminal, tmp_path):
     """in_the_midst('grade') starts that command, and returns it when its server runs."""
     def start(name):
         argument, env, shown = COMMANDS[name]
-        if name.startswith('trace'):
+        if name == 'trace':
             tool('strace')
-        command = terminal(name.partition('-')[0], *filter(None, [argument]), PORT=str(free_port()), **env)
+        command = terminal(name, *filter(None, [argument]), PORT=str(free_port()), **env)
         command.expect_exact(shown)
         assert kernel.eventually(lambda: len(left(tmp_path)) > (name != 'watch'))
         return command

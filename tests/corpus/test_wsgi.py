@@ -41,14 +41,14 @@ cherrypy           holds bug     holds         holds          holds     holds   
 gevent             holds holds   holds         holds          holds     holds       bug      bug     bug
 eventlet           holds bug     holds         bug            bug       holds       bug      bug     bug
 twisted            holds holds   holds         holds          bug       holds       holds    bug     bug
-tornado            holds holds   holds         bug            holds     holds       bug      bug     bug
+tornado            holds holds   holds         bug            holds     holds       bug      holds   bug
 paste              holds bug     holds         bug            holds     holds       bug      bug     bug
 uvicorn            holds holds   holds         bug            holds     holds       holds    bug     bug
 part2_forks        holds holds   holds         holds          holds     holds       holds    holds   holds
 part2_prefork      holds holds   holds         holds          holds     holds       holds    holds   holds
 part2_threads      holds holds   holds         holds          holds     holds       holds    holds   holds
 """
-NAMED = {  # what is said of it, for one; each of these was compared with the bytes
+NAMED = {  # what is said of it, for one, with the bytes that came
     'gunicorn': {
         'whole_response': "exc_info before the headers: 200 with b''", 'refuses': 'no Host: 200',
     },
@@ -110,7 +110,7 @@ NAMED = {  # what is said of it, for one; each of these was compared with the by
         'validator': 'HTTP_CONTENT_TYPE', 'refuses': 'no Host', 'promises': 'Smuggled',
     },
     'tornado': {
-        'whole_response': 'streaming', 'outlives': 'exit: the server ends', 'refuses': 'without a slash',
+        'whole_response': 'streaming', 'outlives': 'exit: the server ends',
         'promises': 'a status with an ESC',
     },
     'paste': {
