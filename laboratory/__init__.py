@@ -1,1 +1,1 @@
-"""The commands that need .venv, a module each: import instruments, experiments and common, never another command."""
+"""The commands that need .venv, a module each; none imports another, only what is in the folders."""
