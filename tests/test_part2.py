@@ -32,21 +32,7 @@ STAGES = [stage.name for stage in stages_of('part2')]
 LASTING, REFUSING = STAGES[3:], STAGES[4:]
 TEST_APPS = ROOT / 'tests/apps'
 WITH_TEST_APPS = {'PYTHONPATH': f'{TEST_APPS}{os.pathsep}{server_path("on")}'}
-HELLOS = {
-    'wsgiapp:app': b'Hello world from a simple WSGI application!\n',
-    'flaskapp:app': b'Hello world from Flask!\n',
-    'pyramidapp:app': b'Hello world from Pyramid!\n',
-    'djangoapp:app': b'Hello world from Django!\n',
-}
-
-
-@pytest.mark.parametrize('app', HELLOS)
-@pytest.mark.parametrize('stage', STAGES)
-def test_every_stage_runs_every_application_unchanged(serve, stage, app):
-    server = serve(stage, app)
-    response = get(server, '/hello')
-    assert (response.status, response.body) == (200, HELLOS[app])
-    assert response.values('Content-Type')[0].partition(';')[0] == 'text/plain'
+HELLO = b'Hello world from a simple WSGI application!\n'
 
 
 @pytest.mark.parametrize('stage', STAGES)
@@ -60,12 +46,9 @@ def test_request_and_response_are_echoed_as_curl_does(serve, stage):
     assert lines[5] == '> HTTP/1.1 200 OK'
 
 
-@pytest.mark.parametrize('app', list(HELLOS)[1:])
-def test_only_v1_0_takes_the_query_for_a_part_of_the_path(serve, app):
-    server = serve('part2-v1.0', app)
-    assert status_of(server, request('GET', '/hello?x=1')) == 404
-    server = serve('part2-v1.1', app)
-    assert status_of(server, request('GET', '/hello?x=1')) == 200
+def test_only_v1_0_takes_the_query_for_a_part_of_the_path(serve):
+    assert status_of(serve('part2-v1.0', 'flaskapp:app'), request('GET', '/hello?x=1')) == 404
+    assert status_of(serve('part2-v1.1', 'flaskapp:app'), request('GET', '/hello?x=1')) == 200
 
 
 def test_v1_0_ends_at_an_empty_connection_with_an_index_error(serve):
@@ -418,7 +401,7 @@ def test_final_answers_head_as_get_without_the_body(serve, method):
     reply = fetch(serve('part2-final', 'wsgiapp:app'), request(method, '/hello'))
     assert reply.status == 200
     assert reply.values('Content-Type') == ['text/plain']
-    assert reply.body + reply.extra == (HELLOS['wsgiapp:app'] if method == 'GET' else b'')
+    assert reply.body + reply.extra == (HELLO if method == 'GET' else b'')
 
 
 def test_final_remembers_nothing_of_the_request_before(serve):
@@ -474,4 +457,4 @@ def test_an_application_is_found_in_the_current_folder(tmp_path):
     (tmp_path / 'mine.py').write_text((ROOT / 'part2/apps/wsgiapp.py').read_text())
     server = ROOT / 'part2/v1.0/server.py'
     with ServerProcess(['sh', '-c', f'cd {tmp_path}; exec {sys.executable} {server} mine:app']) as server:
-        assert get(server, '/').body == HELLOS['wsgiapp:app']
+        assert get(server, '/').body == HELLO

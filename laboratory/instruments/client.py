@@ -14,6 +14,7 @@ import h11
 from laboratory.instruments import kernel
 
 MOST = 30_000_000  # bytes of a reply that are read
+SOON = 0.05  # seconds in which most replies come, before it is worth to look at the server
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 FIN, RST, OPEN, REFUSED = 'FIN', 'RST', 'open', 'refused'  # how a connection looks after a reply
 WORDS = {FIN: 'closed without an answer', RST: 'a reset without an answer',
@@ -50,16 +51,21 @@ def connect(server):
         return socket.create_connection(('::1', server.port), timeout=kernel.LIMIT)
 
 
-def readable(client):
-    """Whether recv() would return at once: bytes have come, or the end of the connection."""
-    return bool(select.select([client], [], [], 0)[0])
+def readable(client, seconds=0):
+    """Whether recv() would return at once, now or within that time: bytes have come, or the end."""
+    return bool(select.select([client], [], [], seconds)[0])
+
+
+def comes(client, server):
+    """Wait until recv() would return at once; return whether it will."""
+    return readable(client, SOON) or server.wait_until(lambda: readable(client))
 
 
 def ask(client, server):
     """Send a request; return the first bytes of the answer, b'' where none comes."""
     try:
         client.sendall(REQUEST)
-        return client.recv(65536) if server.wait_until(lambda: readable(client)) else b''
+        return client.recv(65536) if comes(client, server) else b''
     except ConnectionError:
         return b''
 
@@ -78,7 +84,7 @@ def read_reply(client, server, method='GET'):
     parser.send(h11.Request(method=method, target='/', headers=headers))
     parser.send(h11.EndOfMessage())
     data, end, problem = bytearray(), OPEN, ''
-    while end == OPEN and len(data) < MOST and server.wait_until(lambda: readable(client)):
+    while end == OPEN and len(data) < MOST and comes(client, server):
         try:
             piece = client.recv(65536)
             end = OPEN if piece else FIN

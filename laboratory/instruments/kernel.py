@@ -5,7 +5,7 @@ import time
 
 import psutil
 
-LOOK_EVERY = 0.01  # seconds
+LOOK_EVERY = 0.02  # seconds
 LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)

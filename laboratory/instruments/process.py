@@ -17,11 +17,12 @@ from typing import NamedTuple
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
 
-GUARD_EVERY = 0.05  # seconds
+GUARD_EVERY = 0.1  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
+START = 20  # seconds in which it must listen, and print what is waited for
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 
 
@@ -171,7 +172,7 @@ class ServerProcess:
 
     def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
-        kernel.eventually(lambda: condition() or self.is_gone())
+        kernel.eventually(lambda: condition() or self.is_gone(), START)
         if not (result := condition()):
             raise ServerFailed(self.broken or f'did not {what}', self.output(), bool(self.broken))
         return result
