@@ -57,7 +57,7 @@ def test_make_runs_a_stage_with_the_accept_of_python_2():
         assert str(ROOT / 'common/python2_accept') in path
 
 
-@pytest.mark.parametrize('stage', STAGES)
+@pytest.mark.parametrize('stage', ['part1', 'part2-final', 'part3-final'])
 def test_a_taken_port_is_told_in_one_line(serve, stage):
     taken = serve('part3-final')
     status, output, errors = make(stage, f'PORT={taken.port}')
