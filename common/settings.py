@@ -30,7 +30,7 @@ def free_address():
         try:
             probe.bind((host, number))
         except (socket.gaierror, UnicodeError):
-            sys.exit(f'HOST={host} is no address: 127.0.0.1 is for this machine, 0.0.0.0 for the network')
+            sys.exit(f'HOST={host} is not an address: 127.0.0.1 is for this machine, 0.0.0.0 for the network')
         except OSError as error:
             taken = error.errno == errno.EADDRINUSE
             reason = 'another server listens there. Another port: PORT=9000' if taken else error.strerror

@@ -63,7 +63,7 @@ def find_stage(name):
     """The stage of that name; exits with one line that lists them where there is none."""
     stages = {stage.name: stage for stage in all_stages()}
     if name not in stages:
-        sys.exit(f'{name} is no stage: there are {", ".join(stages)}')
+        sys.exit(f'{name} is not a stage: there are {", ".join(stages)}')
     return stages[name]
 
 

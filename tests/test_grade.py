@@ -220,7 +220,7 @@ def test_the_application_is_written_behind_the_command(command, with_app):
 
 @pytest.mark.parametrize(('variables', 'told'), [
     ({'SERVER': ''}, 'name your server'),
-    ({'SERVER': 'x', 'STAGE': 'part4'}, 'part4 is no stage'),
+    ({'SERVER': 'x', 'STAGE': 'part4'}, 'part4 is not a stage'),
     ({'SERVER': 'x', 'STAGE': 'part1'}, 'no experiments are about it'),
     ({'SERVER': 'x', 'PART': '4'}, 'PART=4: say 3 or 2'),
     ({'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'}, 'that stage is one of part 3'),

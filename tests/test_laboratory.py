@@ -167,7 +167,7 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     ('trace', {'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is not a valid port'),
     ('trace', {'SERVER': 'nosuch'}, 'did not listen'),
     ('watch', {'PORT': '65536'}, 'PORT=65536 is not a valid port'),
-    ('matrix', {'STAGE': 'part3-v9'}, 'part3-v9 is no stage: there are part1'),
+    ('matrix', {'STAGE': 'part3-v9'}, 'part3-v9 is not a stage: there are part1'),
     ('matrix', {'STAGE': 'part1'}, 'part1: no experiments are about it'),
 ])
 def test_a_bad_variable_is_told_in_one_line(module, env, told):
