@@ -7,9 +7,9 @@ NO_COLOR=1 leaves the colours out, FORCE_COLOR=1 keeps them in a pipe.
 """
 import difflib
 import os
-import signal
 import sys
 
+from common.output import show
 from common.stages import ROOT, find_stage, stage_before
 
 COLOURS = {'+': '\x1b[32m', '-': '\x1b[31m', '@': '\x1b[36m'}  # by the first character of a line
@@ -40,8 +40,7 @@ def main(name=None):
             sys.exit(f'{name} is the first stage of its part: none is before it')
     else:
         before, after = map(find_stage, names)
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make diff-part3-v1.2 | head` ends in silence
-    print(*coloured(step(before, after)), sep='\n')
+    show(coloured(step(before, after)))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,6 @@
 """Makes .venv, with what requirements.txt lists, where it is missing or old; then becomes its Python.
 
-Use: environment.py -m laboratory.watch
+Use: python3 -m common.environment -m laboratory.watch
 """
 import fcntl
 import importlib.util

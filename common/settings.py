@@ -14,11 +14,12 @@ def choice(name, *values):
     return value
 
 
-def port():
+def port(lowest=0):
     """PORT as a number; 8888 where it is not set, as in the articles."""
     value = os.environ.get('PORT') or '8888'
-    if not re.fullmatch('[0-9]{1,5}', value) or int(value) > 65535:
-        sys.exit(f'PORT={value} is not a valid port: a port is a number from 0 to 65535, such as PORT=8888')
+    if not re.fullmatch('[0-9]{1,5}', value) or not lowest <= int(value) <= 65535:
+        sys.exit(f'PORT={value} is not a valid port: a port is a number from {lowest} to 65535, '
+                 'such as PORT=8888')
     return int(value)
 
 

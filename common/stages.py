@@ -2,10 +2,11 @@
 import ast
 import os
 import re
-import signal
 import sys
 from pathlib import Path
 from typing import NamedTuple
+
+from common.output import show
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -75,6 +76,4 @@ def stage_before(stage):
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make | head` ends in silence
-    for stage in all_stages():
-        print(f'  make {stage.name:<19} {stage.summary}')
+    show(f'  make {stage.name:<19} {stage.summary}' for stage in all_stages())

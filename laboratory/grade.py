@@ -10,22 +10,23 @@ The command is run by a shell, with the port to listen on in PORT; a {port} in i
 The exit status is 0 when all that is asked for holds, 1 when it does not, 2 when the server could
 not be tested. (make turns each but 0 into its own 2.)
 """
+import errno
 import os
 import re
 import shlex
 import sys
+import textwrap
 import time
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
 
-from rich.padding import Padding
 from rich.text import Text
 
 from common import settings, stages
-from laboratory.experiments.hints import HINTS, hint
+from laboratory.experiments.hints import NO_STAGE, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
-from laboratory.experiments.verdicts import BUG, HOLDS, NO_CHILD, NO_VERDICT, by_eintr, measure
+from laboratory.experiments.verdicts import BUG, HOLDS, NO_CHILD, NO_HANDLER, NO_VERDICT, by_eintr, measure
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
@@ -34,6 +35,7 @@ from laboratory.instruments.terminal import STYLES, console, run
 SECONDS = 60  # for each question; more for a slow server
 SLOWEST = 5  # seconds that a reply may take
 BETWEEN = 1.5  # seconds that it may pause
+IN_USE = os.strerror(errno.EADDRINUSE)
 PROCESSES = 100  # at the same time; the experiments need 25
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
@@ -103,17 +105,19 @@ def cure(name, part):
 def report(experiment, verdict, part, command):
     """Print a verdict and, for a bug, how to see it, what it usually is and how to cure it."""
     def tell(text, style=''):
-        console.print(Padding(Text(text, style), (0, 0, 0, 11)), soft_wrap=False)
+        lines = textwrap.fill(text, console.width - 11)
+        console.print(Text(textwrap.indent(lines, ' ' * 11), style))
     console.print(f'[{STYLES.get(verdict.outcome, "dim")}]{verdict.outcome:<10}[/] {experiment.__doc__}')
     tell(verdict.evidence, 'dim')
     if verdict.outcome == BUG:
         shown = hint(experiment.__name__, verdict.evidence)
-        typed = shown.command.replace('{server}', as_one_word(heeding_pythonpath(command)))
+        started = heeding_pythonpath(command).replace('{port}', '8889')
+        typed = shown.command.replace('{server}', as_one_word(started))
         below = '\n' + ' ' * 17
         console.print(f'           type: {below.join(typed.splitlines())}', markup=False, soft_wrap=True)
         tell(shown.look)
-        name = 'one_child' if shown is HINTS['one_child'] else experiment.__name__
-        tell(f'cure: make diff-{cure(name, part).name}')
+        if shown.cure != NO_STAGE:
+            tell(f'cure: make diff-{shown.cure or cure(experiment.__name__, part).name}')
 
 
 def as_one_word(command):
@@ -146,6 +150,9 @@ def summary(verdicts, goal):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if outcomes.get('one_child') == NO_CHILD:
             print('It forks no child for a client, as far as seen: an event loop, threads, or a fixed pool.')
+        if all(outcomes[name] in (NO_CHILD, NO_HANDLER) for name in unlike(like)):
+            print(f'Nearest stage: {like.name}. What is asked about its children does not arise.')
+            return
         print(f'Nearest stage: {like.name}, from which it differs:')
         for experiment in verdicts:
             if there := unlike(like).get(experiment.__name__):
@@ -166,7 +173,7 @@ def like_none(experiment, verdict):
     print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
     if by_eintr(verdict):
         print('A SIGCHLD has ended accept(), and you did not call it again: make diff-part3-v1.3')
-    print('Mend that first, and grade it again.')
+    print('Fix that first, and grade it again.')
 
 
 def grade(command, goal):
@@ -218,6 +225,9 @@ def main():
             status = 0 if grade(command, goal) else 1
         except ServerFailed as failed:
             print(f'Your server could not be tested: it {failed}', file=sys.stderr)
+            if IN_USE in str(failed):
+                print('It is started anew for each question: listen on the port in PORT, or set SO_REUSEADDR '
+                      'before bind().', file=sys.stderr)
             status = 2
         if not watch:
             return status

@@ -62,7 +62,7 @@ def watch(port, pressed):
 def main():
     try:
         with keys() as pressed:
-            watch(settings.port(), pressed)
+            watch(settings.port(lowest=1), pressed)
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to end this, as q is
 

@@ -105,7 +105,7 @@ def every_hint():
 def test_every_bug_has_a_hint():
     assert HINTS.keys() == {name.__name__ for columns in EXPERIMENTS.values() for name in columns}
     for hint in every_hint():
-        assert all(hint)
+        assert all([hint.bug, hint.command, hint.look])
         assert hint.look.startswith('You see ')
 
 
@@ -140,9 +140,9 @@ def test_what_a_hint_says_is_seen_when_it_is_typed(stage, hint, shown, serve, to
 
 @pytest.mark.parametrize(('server', 'told'), [
     ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
-    ('nosuch.py', 'it did not listen; it printed:'),
+    ('nosuch.py', 'it did not listen, but ended, with exit status 2; it printed:'),
     ('forks_without_end.py', 'it started more than 100 processes'),
-    ('floods.py', 'it did not listen; it printed:\nxxx'),
+    ('floods.py', 'it did not listen, but ended, with exit status 1'),
     ('ends_at_once.py', 'it ended when its first client came; it printed:\nTraceback'),
 ])
 def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
@@ -151,6 +151,22 @@ def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
     assert errors.startswith(f'Your server could not be tested: {told}')
     assert len(errors) < 3000
     assert left_over(tmp_path) == []
+
+
+def test_a_fixed_port_that_is_still_in_use_is_told_how_to_be_shared(tmp_path):
+    (tmp_path / 'fixed.py').write_text(
+        'import socket\n'
+        'listen_socket = socket.socket()\n'
+        f'listen_socket.bind(("127.0.0.1", {free_port()}))\n'
+        'listen_socket.listen(50)\n'
+        'while True:\n'
+        '    client_fd, client_addr = listen_socket.accept()\n'
+        '    client_fd.recv(1024)\n'
+        '    client_fd.sendall(b"hello")\n'
+        '    client_fd.close()\n')
+    status, _, errors = run_grade(f'{sys.executable} {tmp_path}/fixed.py')
+    assert status == 2
+    assert errors.splitlines()[-1].endswith('listen on the port in PORT, or set SO_REUSEADDR before bind().')
 
 
 def test_a_server_that_never_listens_cannot_be_tested(tmp_path, monkeypatch):

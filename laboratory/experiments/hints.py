@@ -9,11 +9,14 @@ from typing import NamedTuple
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
 from laboratory.instruments.client import request
 
+NO_STAGE = 'no stage'
+
 
 class Hint(NamedTuple):
     bug: str  # in a few words, after 'Yours'
     command: str
     look: str
+    cure: str = ''  # the stage that cures it, where that is not the experiment's; NO_STAGE for none
 
 
 CURL = 'curl --max-time 2 http://localhost:8888/hello'
@@ -42,7 +45,8 @@ HINTS = {
     'eintr': Hint(
         'ends at EINTR',
         'PORT=8889 PYTHONPATH=$PWD/common/python2_accept {server} & '
-        'sleep 1; for i in 1 2 3; do curl --max-time 2 http://localhost:8889/hello; sleep 1; done; kill $!',
+        'sleep 1; for i in 1 2 3; do curl --max-time 2 http://localhost:8889/hello; sleep 1; done; '
+        'pkill -P $!; kill $!',
         'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
         'a SIGCHLD ended accept() with EINTR, and you did not call it again.'),
     'children_at_once': Hint(
@@ -124,17 +128,20 @@ VARIANTS = [
     ('end_of_reply', 'RST', Hint(
         'resets connections',
         CURL, 'You see curl: (56), reset by peer: close() resets where bytes of the request are unread, '
-        'or where SO_LINGER has 0 seconds.')),
+        'or where SO_LINGER has 0 seconds.', NO_STAGE)),
     ('descriptors', ' 0 of them sockets', Hint(
         'leaks descriptors',
         f"{CURL}; {CURL}; ls -l /proc/$(ss -tlnpH 'sport = :8888' | {LAST_PID})/fd",
-        'You see a descriptor for every client that has gone: you opened it, and did not close it.')),
+        'You see a descriptor for every client that has gone: you opened it, and did not close it.',
+        NO_STAGE)),
     ('one_child', 'does not end', Hint(
         'keeps children that have answered',
         f"{CURL}; pid=$(ss -tlnpH 'sport = :8888' | {LAST_PID}); "
         'ps -o pid,ppid,stat,args -p $pid --ppid $pid',
-        'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).')),
-    ('children_at_once', r'^(\d+) zombies after \1 |one by one', HINTS['one_child']),
+        'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).',
+        'part3-v1.1-fd-leak')),
+    ('children_at_once', r'^(\d+) zombies after \1 |one by one',
+     HINTS['one_child']._replace(cure='part3-v1.2')),
     ('outlives', '^wrong: an app that raises half-way', Hint(
         'sends half a body as if it were a whole one',
         f'{WITH_PROBES}\ncurl -i http://localhost:8888/raise-after; echo "exit status $?"',
@@ -149,7 +156,7 @@ VARIANTS = [
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),
     *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
-    *variants('promises', {HEAD: as_typed(request('HEAD', '/'))}),
+    *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),
 ]
 
 

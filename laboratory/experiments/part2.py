@@ -444,7 +444,7 @@ def holds_to(method, path, broken, section):
 def promises(server, tell=tell_nobody):
     """the application is held to its promises"""
     questions = {name: holds_to('GET', *rest) for name, *rest in PROMISES}
-    questions[HEAD] = holds_to('HEAD', '/', no_body, 'RFC 9110, section 9.3.2')
+    questions[HEAD] = holds_to('HEAD', '/closable', no_body, 'RFC 9110, section 9.3.2')
     return verdict(go_through(server, questions), f'{len(questions)} promises are kept, or not sent')
 
 

@@ -250,12 +250,13 @@ def retries_by_itself(pid):
 
 def children_at_once(server, tell=tell_nobody):
     """children that end at once are all reaped"""
-    held = []
+    held, served = [], []
     for _ in range(CHILDREN):
         client, child = connect_to_child(server)
         if child is None:
             return without_children(server, len(held))
         held.append(client)
+        served.append(child)
     parents = set(server.forked.values()) & server.own
     for parent in parents:
         kernel.send(parent, signal.SIGSTOP)
@@ -267,7 +268,7 @@ def children_at_once(server, tell=tell_nobody):
             for client in held:
                 client.close()
             all_end(server)
-        ended = sum(not kernel.alive(pid) for pid in server.forked)
+        ended = sum(not kernel.alive(pid) for pid in served)
         tell(f'The server is stopped, and {ended} children have ended meanwhile')
     finally:
         for parent in parents:

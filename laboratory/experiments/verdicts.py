@@ -8,7 +8,6 @@ It calls tell() with a few words at the moments that matter, for those who want 
 """
 import errno
 import re
-import signal
 from typing import NamedTuple
 
 from laboratory.instruments.process import ServerFailed, last_lines
@@ -92,7 +91,7 @@ def what_ended_means(experiment, server):
     eintr = shows_eintr(server)
     if eintr and experiment.__name__ == 'eintr':
         return Verdict(BUG, 'the first SIGCHLD ends the server', last_lines(server.output()))
-    what = BY_EINTR if eintr else f'the server has ended{exit_status(server)}'
+    what = BY_EINTR if eintr else f'the server has ended{server.exit_status()}'
     return Verdict(ENDED, what, last_lines(server.output()))
 
 
@@ -101,19 +100,9 @@ def by_eintr(verdict):
     return verdict.evidence == BY_EINTR
 
 
-def exit_status(server):
-    """', with exit status 1' or ', by SIGSEGV'; '' where it is not known."""
-    status = server.popen.poll()
-    if status is None:
-        return ''
-    number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
-    if number in list(signal.Signals):
-        return f', by {signal.Signals(number).name}'
-    return f', with exit status {status}'
-
-
 def shows_eintr(server):
     """Whether the last error that the server printed is EINTR, or its exit status the number of it."""
-    raised = RAISED.findall(server.output())
+    raised = [line for line in RAISED.findall(server.output())
+              if 'Errno 10]' not in line]  # of a child that was forked while its parent's handler was due
     said = raised[-1] if raised else '\n'.join(last_lines(server.output(), most=3))
     return bool(EINTR.search(said)) or server.popen.poll() == errno.EINTR

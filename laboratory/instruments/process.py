@@ -170,11 +170,22 @@ class ServerProcess:
         return not any(self.port in kernel.ports(pid) for pid in family
                        if self.forked.get(pid) in family)
 
+    def exit_status(self):
+        """', with exit status 1' or ', by SIGSEGV'; '' where it is not known."""
+        status = self.popen.poll()
+        if status is None:
+            return ''
+        number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
+        if number in list(signal.Signals):
+            return f', by {signal.Signals(number).name}'
+        return f', with exit status {status}'
+
     def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
         kernel.eventually(lambda: condition() or self.is_gone(), START)
         if not (result := condition()):
-            raise ServerFailed(self.broken or f'did not {what}', self.output(), bool(self.broken))
+            ended = f', but ended{self.exit_status()}' if self.is_gone() else ''
+            raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
         return result
 
     def wait_until(self, condition, pause=kernel.LOOK_EVERY):

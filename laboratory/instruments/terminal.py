@@ -25,7 +25,7 @@ def run(main):
     except KeyboardInterrupt as interrupt:
         status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
     except ServerFailed as failed:
-        print(failed, file=sys.stderr)
+        print(f'The server {failed}', file=sys.stderr)
         status = 2
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):  # nobody reads on: a closed pipe or terminal
