@@ -101,8 +101,11 @@ def by_eintr(verdict):
 
 
 def shows_eintr(server):
-    """Whether the last error that the server printed is EINTR, or its exit status the number of it."""
-    raised = [line for line in RAISED.findall(server.output())
-              if 'Errno 10]' not in line]  # of a child that was forked while its parent's handler was due
-    said = raised[-1] if raised else '\n'.join(last_lines(server.output(), most=3))
+    """Whether the last error that the server printed is EINTR, or its exit status the number of it.
+
+    ECHILD does not count: it is a child's, forked while the handler of its parent was due.
+    """
+    output = server.output()  # where the handler may have printed into the middle of the error
+    raised = [match.start() for match in RAISED.finditer(output) if 'Errno 10]' not in match[0]]
+    said = output[raised[-1]:] if raised else '\n'.join(last_lines(output, most=3))
     return bool(EINTR.search(said)) or server.popen.poll() == errno.EINTR
