@@ -197,7 +197,10 @@ def pauses():
 
 
 def raises_in_handler():
-    signal.signal(signal.SIGCHLD, lambda signum, frame: os.wiat())
+    def handle_exit(signum, frame):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # once is enough: the traceback comes
+        os.wiat()
+    signal.signal(signal.SIGCHLD, handle_exit)
     fork_for_each(listen())
 
 
