@@ -73,7 +73,7 @@ def run_clients(args):
                 be_client(args, report_write, hold_read)
             pids.append(pid)
         signal.signal(signal.SIGINT, ctrl_c)
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `make client | head -1` ends in silence
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a closed pipe ends it, and with it its clients
         os.close(report_write)
         with open(report_read) as reports:
             for line in reports:
