@@ -67,27 +67,28 @@ def heeding_pythonpath(command):
 
 
 def try_out(start, app):
-    """Be the first client; return the longest pause in the answer. Without one the server is broken."""
-    with start(app, pace=SLOWEST / 3) as server:
+    """Be the first client; return the longest pause in the answer, in seconds. Raises ServerFailed."""
+    with start(app) as server:
+        server.pace = SLOWEST / 3  # until its first byte tells how slow it is
         try:
             client = connect(server)
         except OSError as error:
-            server.broken = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
-            return None
-        came, began, closed = [], time.monotonic(), False
+            refused = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
+            raise ServerFailed(refused, server.output()) from None
+        times, closed = [time.monotonic()], True
         with client, suppress(ConnectionError):
             client.sendall(REQUEST)
             while closed := server.wait_until(partial(readable, client)):
-                if not client.recv(65536) or time.monotonic() - began > SLOWEST:
+                if not client.recv(65536) or times[-1] - times[0] > SLOWEST:
                     break
-                came.append(time.monotonic())
+                times.append(time.monotonic())
                 server.pace = BETWEEN / 3
-        if not came:
-            server.broken = server.broken or (
-                'ended when its first client came' if kernel.eventually(server.has_ended, 1) else
-                'closed the connection without an answer' if closed else
-                f'did not answer a request within {SLOWEST} seconds')
-        return max(after - before for before, after in pairwise([began, *came]))
+        if len(times) == 1:
+            ended = kernel.eventually(server.has_ended, 1)
+            raise ServerFailed('ended when its first client came' if ended else
+                               'closed the connection without an answer' if closed else
+                               f'did not answer a request within {SLOWEST} seconds', server.output())
+        return max(after - before for before, after in pairwise(times))
 
 
 def asked_for(stage):

@@ -13,7 +13,7 @@ import sys
 import tempfile
 
 from common import settings, stages
-from laboratory.instruments.client import exchange
+from laboratory.instruments.client import REQUEST, connect, read_reply
 from laboratory.instruments.process import ServerProcess, free_port
 from laboratory.instruments.terminal import ENDINGS, console, run
 from laboratory.instruments.timeline import STRACE, Timeline
@@ -33,7 +33,10 @@ def send_a_request(server):
     with console.status('sending one request, and waiting until all is at rest'):
         server.let_rest()
         try:
-            exchange(server)
+            with connect(server) as client:
+                server.let_rest()  # in accept() again, before its child ends
+                client.sendall(REQUEST)
+                read_reply(client, server)
         except OSError as error:
             console.print(f'The request has failed: {error}', markup=False)
         server.let_rest()

@@ -1,5 +1,6 @@
 """Fixtures of all tests."""
 import os
+import random
 import shutil
 import signal
 
@@ -10,11 +11,17 @@ from laboratory.instruments.process import stage_server
 
 # what `make test` exports is not for the commands that the tests run
 for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE SERVER REQUEST WATCH GUESS '
-             'NO_COLOR FORCE_COLOR').split():
+             'NO_COLOR FORCE_COLOR PYTHONDONTWRITEBYTECODE').split():
     os.environ.pop(name, None)
 
 # a shell starts a job in the background with SIGINT ignored, and the servers would inherit that
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_collection_modifyitems(items):
+    """Mix the tests that wait with those that work, always in the same way; the longest begin first."""
+    random.Random(1).shuffle(items)
+    items.sort(key=lambda item: not item.get_closest_marker('long'))
 
 
 @pytest.fixture

@@ -8,10 +8,10 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
+import pexpect
 import psutil
 import pytest
 
@@ -20,6 +20,7 @@ from laboratory import grade
 from laboratory.experiments.hints import HINTS, VARIANTS
 from laboratory.experiments.tables import EXPERIMENTS
 from laboratory.instruments import kernel, process
+from laboratory.instruments.client import exchange
 from laboratory.instruments.process import ServerFailed, free_port
 
 SERVERS = 'tests/servers'
@@ -28,7 +29,7 @@ PYTHON2 = Path.home() / '.pyenv/versions/2.7.18/bin/python2.7'
 # name: the command, and the stage that it is graded up to
 RECORDED = {
     'final': ('python3 part3/final/server.py', ''),
-    'v1.1': ('python3 part3/v1.1/server.py', 'part3-v1.2'),
+    'v1.1': ('python3 part3/v1.1/server.py', 'part3-v1.1'),
     'v1.2-in-python-2': ('python2.7 tests/servers/python2_v1_2.py', ''),
     'eintr-in-c': ('gcc tests/servers/fork_in_c.c', ''),
     'leaks-in-c': ('gcc tests/servers/leaks_in_c.c', 'part3-v1.1'),
@@ -42,19 +43,17 @@ RECORDED = {
 }
 
 
-def run_command(**variables):
-    return subprocess.run([sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, text=True,
-                          capture_output=True, timeout=120, env={**os.environ, **variables})
-
-
 def run_grade(server, **variables):
     """Grade a server as `make grade` does; return the exit status, output and errors."""
-    run = run_command(SERVER=server, COLUMNS='100', **variables)
+    run = subprocess.run([sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, text=True,
+                         capture_output=True, timeout=120,
+                         env={**os.environ, 'SERVER': server, 'COLUMNS': '100', **variables})
     assert '\x1b' not in run.stdout + run.stderr
     assert str(ROOT / 'laboratory') not in run.stderr
     return run.returncode, run.stdout, run.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('name', RECORDED)
 def test_it_says_what_was_recorded(name, tool, tmp_path):
     command, stage = RECORDED[name]
@@ -87,13 +86,6 @@ def same_everywhere(output, command, name):
     verdicts, it_printed, lines = output.partition('It printed:\n')
     lines = re.sub(r'^      .*\n|^    Traceback.*\n| Did you mean.*', '', lines, flags=re.MULTILINE)
     return verdicts + it_printed + lines  # of a traceback the last line, which all Pythons have in common
-
-
-def test_a_server_is_graded_up_to_a_stage():
-    status, output, _ = run_grade(f'{sys.executable} part3/final/server.py', STAGE='part3-v1.1')
-    assert status == 0
-    assert 'Yours behaves like part3-v1.1: no bug was found.' in output
-    assert 'Next: part3-v1.2, make diff-part3-v1.2' in output
 
 
 def every_hint():
@@ -176,6 +168,7 @@ def test_a_server_that_never_listens_cannot_be_tested(tmp_path, monkeypatch):
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(('server', 'status'), [
     ('ignores_signals.py', 0),
     ('daemon.py', 0),
@@ -219,9 +212,8 @@ def left_over(folder):
     'PORT={{port}} {python} part3/v1.0/server.py',
 ])
 def test_a_command_is_what_the_shell_takes_for_one(command):
-    status, output, _ = run_grade(command.format(python=sys.executable), STAGE='part3-v1.0')
-    assert status == 0
-    assert 'Yours behaves like part3-v1.0' in output
+    with grade.own_server(command.format(python=sys.executable)) as server:
+        assert exchange(server).data.endswith(b'Hello, World!\n')
 
 
 @pytest.mark.parametrize(('command', 'with_app'), [
@@ -242,25 +234,27 @@ def test_the_application_is_written_behind_the_command(command, with_app):
     ({'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'}, 'that stage is one of part 3'),
     ({'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe: say 0 or 1'),
 ])
-def test_bad_variables_are_told_in_one_line(variables, told):
-    run = run_command(**variables)
-    assert run.returncode == 1
-    assert len(run.stderr.splitlines()) == 1
-    assert told in run.stderr
+def test_bad_variables_are_told_in_one_line(monkeypatch, variables, told):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=f'^.*{told}.*$'):
+        grade.main()
 
 
+@pytest.mark.long
 def test_it_grades_again_when_the_file_changes(tmp_path):
     server = tmp_path / 'server.py'
     server.write_text((ROOT / 'part3/v1.0/server.py').read_text())
-    env = {**os.environ, 'PYTHONUNBUFFERED': '1', 'WATCH': '1', 'STAGE': 'part3-v1.1-fd-leak',
+    env = {**os.environ, 'WATCH': '1', 'STAGE': 'part3-v1.0', 'NO_COLOR': '1',
            'SERVER': f"{sys.executable} {server} # it's mine"}
-    with subprocess.Popen([sys.executable, '-m', 'laboratory.grade'], cwd=ROOT, env=env, text=True,
-                          stdout=subprocess.PIPE) as watching:
-        try:
-            assert any('Yours behaves like part3-v1.0' in line for line in watching.stdout)
-            server.write_text((ROOT / 'part3/v1.1/server.py').read_text())
-            assert any(re.search(r'\d\d:\d\d:\d\d', line) for line in watching.stdout)
-            assert any('Yours behaves like part3-v1.1-fd-leak' in line for line in watching.stdout)
-        finally:
-            watching.send_signal(signal.SIGINT)
-            time.sleep(0.1)
+    watching = pexpect.spawn(sys.executable, ['-m', 'laboratory.grade'], cwd=ROOT, env=env,
+                             encoding='utf-8', dimensions=(50, 160), timeout=60)
+    try:
+        watching.expect_exact('Yours behaves like part3-v1.0')
+        server.write_text((ROOT / 'part3/v1.1-fd-leak/server.py').read_text())
+        watching.expect(r'\d\d:\d\d:\d\d')
+        watching.expect_exact('Yours behaves like part3-v1.1-fd-leak')
+    finally:
+        watching.sendintr()
+        watching.expect(pexpect.EOF)
+        watching.wait()

@@ -115,6 +115,7 @@ def reader(tool):
     reader.stop()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('readme', READMES)
 def test_what_a_readme_types_prints_what_it_says(readme, reader):
     for console in CONSOLE.findall((ROOT / readme).read_text()):

@@ -56,7 +56,7 @@ HINTS = {
     'stopped_child': Hint(
         'hangs while a child is stopped',
         f"{SILENT}; child=$(ss -tnpH 'sport = :8888' | {LAST_PID}); "
-        f'kill -STOP $child; {CURL}; kill -CONT $child',
+        f'kill -STOP $child; sleep 1; {CURL}; kill -CONT $child',
         'You see curl time out: your handler waits for a child that has not ended.'),
     'hello': Hint(
         'does not run every framework',

@@ -20,7 +20,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, REQUEST, RST, ask, connect, exchange, read_reply, readable
 
 CHILDREN = 24  # how many end at once, and how many clients come and go
-A_WHILE = 4  # seconds in which a server that reaps or closes by a timer has done so
+A_WHILE = 3  # seconds in which a server that reaps or closes by a timer has done so
 NONE_SEEN = 'no child was seen that is forked for a client'
 SILENT = 'no child waits for a client that says nothing'
 

@@ -41,8 +41,8 @@ def expected(part):
     return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 
-def measured(stages, follow=lambda runs: runs):
-    """Run every experiment on those stages: {part: {stage name: {name of the experiment: outcome}}}.
+def verdicts(stages, follow=lambda runs: runs):
+    """Run every experiment on those stages: {(stage, experiment): Verdict}.
 
     follow    is given the runs, and yields them again, to show how far it is
     """
@@ -50,11 +50,15 @@ def measured(stages, follow=lambda runs: runs):
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(measure, experiment, partial(stage_server, stage)) for stage, experiment in cells]
         try:
-            verdicts = [run.result() for run in follow(runs)]
+            return dict(zip(cells, [run.result() for run in follow(runs)], strict=True))
         except BaseException:
             pool.shutdown(cancel_futures=True)
             raise
+
+
+def measured(stages, follow=lambda runs: runs):
+    """What expected() should be: {part: {stage name: {name of the experiment: outcome}}}."""
     outcomes = defaultdict(lambda: defaultdict(dict))
-    for (stage, experiment), verdict in zip(cells, verdicts, strict=True):
+    for (stage, experiment), verdict in verdicts(stages, follow).items():
         outcomes[stage.part][stage.name][experiment.__name__] = verdict.outcome
     return outcomes

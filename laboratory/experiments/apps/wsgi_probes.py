@@ -3,7 +3,6 @@
 It works in any number of processes: what the experiment holds or wants to know is in the files of a
 folder, which the server is given as PROBES. A reader who runs it by hand needs none.
 """
-import asyncio
 import json
 import os
 import sys
@@ -13,6 +12,10 @@ from wsgiref.validate import validator
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
 ALL_BYTES = bytes(range(256))
 FOLDER = os.environ.get('PROBES')
+
+
+class Cancelled(BaseException):
+    """What is not an Exception, as the CancelledError of asyncio."""
 
 
 def note(name, text, environ):
@@ -175,7 +178,7 @@ BEHAVIOURS = {
     '/raise-before': fail(KeyError('before the headers')),
     '/raise-after': raise_after_headers,
     '/exit': fail(SystemExit('an application must not end its server')),
-    '/cancelled': fail(asyncio.CancelledError()),
+    '/cancelled': fail(Cancelled()),
     '/refused': fail(ConnectionRefusedError('the database of the application, not the client')),
     '/no-start': do_not_start,
     '/start-twice': start_twice,
