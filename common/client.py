@@ -80,7 +80,7 @@ def run_clients(args):
                 outcome.update(json.loads(line))
         print(summary(args, outcome), flush=True)
         if outcome['connected']:
-            hold(args.hold)
+            hold_connections(args.hold)
     except KeyboardInterrupt:
         pass
     finally:
@@ -92,12 +92,16 @@ def run_clients(args):
 
 def summary(args, outcome):
     reasons = sorted(outcome.keys() - {'connected', 'answered', 'refused'})
-    return (f'{args.max_clients} clients with {args.max_conns} connections each: '
+    return (f'{counted(args.max_clients, "client")} with {counted(args.max_conns, "connection")} each: '
             f'{outcome["connected"]} connected, {outcome["answered"]} answered, '
             f'{outcome["refused"]} refused' + (f' ({", ".join(reasons)})' if reasons else ''))
 
 
-def hold(seconds):
+def counted(number, what):
+    return f'{number} {what}' if number == 1 else f'{number} {what}s'
+
+
+def hold_connections(seconds):
     if seconds is None:
         print('Holding the connections until Ctrl-C ...', flush=True)
         signal.pause()
@@ -109,7 +113,7 @@ def between(low, high):
     """What argparse calls a type: whole numbers from low to high."""
     def number(text):
         if not re.fullmatch('[0-9]{1,5}', text) or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f'{text!r} is no number from {low} to {high}')
+            raise argparse.ArgumentTypeError(f'{text!r} is not a number from {low} to {high}')
         return int(text)
     return number
 

@@ -14,8 +14,10 @@ for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE
              'NO_COLOR FORCE_COLOR PYTHONDONTWRITEBYTECODE').split():
     os.environ.pop(name, None)
 
-# a shell starts a job in the background with SIGINT ignored, and the servers would inherit that
-signal.signal(signal.SIGINT, signal.default_int_handler)
+# a shell starts a job in the background with SIGINT ignored, and the servers would inherit that;
+# the others end the tests as Ctrl-C does, with their servers
+for signum in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
+    signal.signal(signum, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

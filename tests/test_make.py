@@ -88,7 +88,7 @@ def test_a_taken_port_is_told_in_one_line(serve, stage):
     (['diff-part3-v1.3', 'FROM=part3-v1.1'], 'Name one stage'),
     (['diff', 'FROM=part3-v1.1', 'TO=part9'], 'part9 is not a stage: there are part1, part2-v1.0'),
     (['diff-part3-v1.0'], 'part3-v1.0 is the first stage of its part'),
-    (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is no number"),
+    (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is not a number"),
 ])
 def test_what_is_wrong_is_told_in_one_line(words, told):
     status, output, errors = make(*words)

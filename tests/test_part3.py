@@ -249,7 +249,7 @@ def test_the_load_of_the_article_128_clients(serve):
     options = ['--port', str(server.port), '--max-clients', '128', '--hold', '0']
     run = subprocess.run([sys.executable, 'common/client.py', *options],
                          cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert run.stdout == '128 clients with 1 connections each: 128 connected, 128 answered, 0 refused\n'
+    assert run.stdout == '128 clients with 1 connection each: 128 connected, 128 answered, 0 refused\n'
     assert run.returncode == 0
     assert answer(server) == REPLY
     assert 'Traceback' not in server.output()

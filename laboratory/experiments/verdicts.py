@@ -70,7 +70,8 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
-            if server.has_ended() and verdict.outcome in (BUG, HOLDS) and hasattr(experiment, 'judges_ends'):
+            judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, HOLDS)
+            if server.has_ended() and judges_ends:
                 seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'
                 verdict = Verdict(BUG, seen, last_lines(output))
             elif server.has_ended():
