@@ -37,7 +37,7 @@ def main(name=None):
         after = find_stage(name)
         before = stage_before(after)
         if before is None:
-            sys.exit(f'{name} is the first stage of its part: none is before it')
+            sys.exit(f'{name} is the first stage of its part: there is none before it')
     else:
         before, after = map(find_stage, names)
     show(coloured(step(before, after)))

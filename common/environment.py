@@ -31,8 +31,8 @@ def python():
 
 def make():
     if importlib.util.find_spec('ensurepip') is None:
-        sys.exit(f'{sys.executable} cannot make .venv: on Debian and Ubuntu, apt install python3-venv')
-    print('Making .venv, which takes a minute, once ...', file=sys.stderr)
+        sys.exit(f'{sys.executable} cannot set up .venv: on Debian and Ubuntu, apt install python3-venv')
+    print('Setting up .venv: this takes a minute, and happens once ...', file=sys.stderr)
     outside = getattr(sys, '_base_executable', sys.executable)  # where this is the Python of a .venv itself
     run(outside, '-m', 'venv', '--clear', VENV)
     pip = VENV / 'bin/python', '-m', 'pip', '--disable-pip-version-check', '--retries', '1'
@@ -44,7 +44,7 @@ def run(*command):
     ran = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if ran.returncode:
         said = ran.stdout.strip().splitlines() or ['']
-        sys.exit(f'.venv could not be made (stages need no network, this command does, once): {said[-1]}')
+        sys.exit(f'cannot set up .venv (stages need no network, but this command does, once): {said[-1]}')
 
 
 if __name__ == '__main__':

@@ -10,7 +10,7 @@ def choice(name, *values):
     """The value of a variable, one of those named; the first of them where it is not set."""
     value = os.environ.get(name) or values[0]
     if value not in values:
-        sys.exit(f'{name}={value}: say {" or ".join(values)}')
+        sys.exit(f'{name}={value} is not valid: use {" or ".join(values)}')
     return value
 
 

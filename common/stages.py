@@ -64,8 +64,13 @@ def find_stage(name):
     """The stage of that name; exits with one line that lists them where there is none."""
     stages = {stage.name: stage for stage in all_stages()}
     if name not in stages:
-        sys.exit(f'{name} is not a stage: there are {", ".join(stages)}')
+        sys.exit(f'{name} is not a stage. The stages: {", ".join(stages)}')
     return stages[name]
+
+
+def stage_of(command):
+    """The stage that a command runs, or None; its words are paths where they name files."""
+    return next((stage for stage in all_stages() if str(ROOT / stage.server) in command), None)
 
 
 def stage_before(stage):

@@ -23,27 +23,34 @@ class Scene(NamedTuple):
     experiment: object
     view: str  # of the kernel: 'processes', 'connections' or 'output'
     stage: str  # that cures it; the one before has the bug
+    why: str
 
 
 SCENES = {
     'silent-client': Scene(
         'One client is connected and says nothing. Is the next one answered?',
-        part3.silent_client, 'connections', 'part3-v1.1-fd-leak'),
+        part3.silent_client, 'connections', 'part3-v1.1-fd-leak',
+        'one process cannot wait for two clients. A child for each client can.'),
     'fd-leak': Scene(
-        '24 clients come and go. How many descriptors more has the server open then?',
-        part3.descriptors, 'connections', 'part3-v1.1'),
+        '24 clients come and go. How many more descriptors does the server have open then?',
+        part3.descriptors, 'connections', 'part3-v1.1',
+        'after fork() parent and child both hold the socket, and FIN goes out when the last copy is closed.'),
     'zombie': Scene(
-        'A child has answered its client and ended. What does ps show of it?',
-        part3.one_child, 'processes', 'part3-v1.2'),
+        'A child has answered its client and ended. What does ps show?',
+        part3.one_child, 'processes', 'part3-v1.2',
+        'the kernel keeps the exit status of a child until its parent asks for it with wait().'),
     'eintr': Scene(
-        'A signal interrupts accept(), with the accept() of Python 2. Does the server live on?',
-        part3.eintr, 'output', 'part3-v1.3'),
+        'A signal interrupts accept(), with the accept() of Python 2. Does the server survive?',
+        part3.eintr, 'output', 'part3-v1.3',
+        'a signal handler interrupts the system call that the process waits in. Call it again.'),
     'lost-signal': Scene(
-        '24 children end at once. How many zombies stay?',
-        part3.children_at_once, 'processes', 'part3-final'),
+        '24 children end at the same moment. How many zombies are left?',
+        part3.children_at_once, 'processes', 'part3-final',
+        'SIGCHLD is one bit, not a queue: 24 exits set it once. So reap until no child is left to reap.'),
     'stopped-child': Scene(
         'A child is stopped, not ended. Is the next client answered?',
-        part3.stopped_child, 'processes', 'part3-final'),
+        part3.stopped_child, 'processes', 'part3-final',
+        'a child that is stopped sends SIGCHLD too, and wait() waits until one ends. WNOHANG does not wait.'),
 }
 
 
@@ -106,6 +113,8 @@ def tell(scene):
     play(scene, cured)
     console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
     print(*coloured(step(stages.stage_before(cured), cured)), sep='\n', flush=True)
+    console.print(f'\n[bold]Why:[/] {scene.why}')
+    console.print(f'Read on: {cured.folder}/README.md')
 
 
 def main():

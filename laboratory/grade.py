@@ -7,7 +7,7 @@ The command is run by a shell, with the port to listen on in PORT; a {port} in i
     STAGE=part3-v1.1  asks only for what that stage can do
     WATCH=1           tests again whenever a file that the command names changes
 
-The exit status is 0 when all that is asked for holds, 1 when it does not, 2 when the server could
+The exit status is 0 when every question is a pass, 1 when one is not, 2 when the server could
 not be tested. (make turns each but 0 into its own 2.)
 """
 import errno
@@ -26,7 +26,7 @@ from rich.text import Text
 from common import settings, stages
 from laboratory.experiments.hints import NO_STAGE, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
-from laboratory.experiments.verdicts import BUG, HOLDS, NO_CHILD, NO_HANDLER, NO_VERDICT, by_eintr, measure
+from laboratory.experiments.verdicts import BUG, NO_CHILD, NO_HANDLER, NO_VERDICT, PASS, by_eintr, measure
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
@@ -94,7 +94,7 @@ def try_out(start, app):
 def asked_for(stage):
     """The experiments that hold in this stage."""
     row = expected(stage.part)[stage.name]
-    return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == HOLDS]
+    return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == PASS]
 
 
 def cure(name, part):
@@ -150,11 +150,11 @@ def summary(verdicts, goal):
     if unlike(like):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if outcomes.get('one_child') == NO_CHILD:
-            print('It forks no child for a client, as far as seen: an event loop, threads, or a fixed pool.')
+            print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
         if all(outcomes[name] in (NO_CHILD, NO_HANDLER) for name in unlike(like)):
-            print(f'Nearest stage: {like.name}. What is asked about its children does not arise.')
+            print(f'Nearest stage: {like.name}. The questions about children do not apply to it.')
             return
-        print(f'Nearest stage: {like.name}, from which it differs:')
+        print(f'Nearest stage: {like.name}. The differences:')
         for experiment in verdicts:
             if there := unlike(like).get(experiment.__name__):
                 print(f'    {experiment.__doc__}: {verdicts[experiment].outcome} ({like.name}: {there})')
@@ -173,7 +173,7 @@ def like_none(experiment, verdict):
     print(f'At the question "{experiment.__doc__}": {verdict.evidence}.')
     print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
     if by_eintr(verdict):
-        print('A SIGCHLD has ended accept(), and you did not call it again: make diff-part3-v1.3')
+        print('A SIGCHLD ended accept(), and you did not call it again: make diff-part3-v1.3')
     print('Fix that first, and grade it again.')
 
 
@@ -209,9 +209,9 @@ def named_goal():
         return stages.stages_of(f'part{part}')[-1]
     goal = stages.find_stage(name)
     if goal.part not in EXPERIMENTS:
-        sys.exit(f'STAGE={name}: no experiments are about it; there are some for part 2 and part 3')
+        sys.exit(f'STAGE={name}: there are no experiments for it, only for part 2 and part 3')
     if os.environ.get('PART') and goal.part != f'part{part}':
-        sys.exit(f'PART={part} STAGE={name}: that stage is one of part {goal.part[-1]}')
+        sys.exit(f'PART={part} STAGE={name}: that stage belongs to part {goal.part[-1]}')
     return goal
 
 

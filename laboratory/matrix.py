@@ -30,7 +30,7 @@ def main():
     name = os.environ.get('STAGE')
     stages = [find_stage(name)] if name else all_stages()
     if name and stages[0].part not in EXPERIMENTS:
-        sys.exit(f'{name}: no experiments are about it')
+        sys.exit(f'{name}: there are no experiments for it')
     follow = partial(track, description='Measuring', console=Console(stderr=True), transient=True)
     for part, outcomes in measured(stages, follow).items():
         console.print(table(part, outcomes))

@@ -1,9 +1,9 @@
-"""Shows, live, the server that listens on PORT: its processes, its connections, what happens to them.
+"""Shows the server that listens on PORT, live: its processes, its connections, what happens to them.
 
     make watch PORT=8888
 
-q ends it. It looks through the kernel and never connects. What comes and goes between two looks is
-not seen.
+When the server ends, it waits for the next one. q ends it. It looks through the kernel and never
+connects. It does not see what comes and goes between two looks.
 """
 import os
 import select
@@ -39,15 +39,25 @@ def keys():
             termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def watch(port, pressed):
-    """Wait for a server on that port and watch it until it ends or q is pressed."""
-    with console.status(f'Nothing listens on port {port} yet: run a stage in another terminal'):
+def wait_for_server(port, pressed):
+    """The pid of the server on that port, once there is one; None when q is pressed."""
+    waiting = f'Nothing listens on port {port} yet: run a stage in another terminal'
+    if not console.is_terminal and not kernel.who_listens(port):
+        print(waiting, flush=True)
+    with console.status(waiting):
         while not (pid := kernel.who_listens(port)):
             if pressed(1):
-                return
+                return None
+    return pid
+
+
+def watch(pid, port, pressed):
+    """Watch that server until it ends; return whether q was pressed."""
     seen = Watch(pid, port)
+    if not console.is_terminal:
+        print(seen.title(), flush=True)
     with Live(console=console, auto_refresh=False, screen=console.is_terminal, transient=True) as live:
-        while kernel.status(seen.pid) not in ('gone', 'zombie'):
+        while kernel.alive(pid):
             began = time.process_time()
             happened = seen.look()
             if console.is_terminal:
@@ -55,14 +65,18 @@ def watch(port, pressed):
             else:
                 print(*happened, sep='\n', end='\n' if happened else '', flush=True)
             if pressed(max(EVERY, (time.process_time() - began) / SHARE)):
-                return
-    console.print(f'The server, process {seen.pid}, has ended.')
+                return True
+    console.print(f'The server, process {pid}, has ended.')
+    return False
 
 
 def main():
+    port = settings.port(lowest=1)
     try:
         with keys() as pressed:
-            watch(settings.port(lowest=1), pressed)
+            while pid := wait_for_server(port, pressed):
+                if watch(pid, port, pressed):
+                    break
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to end this, as q is
 

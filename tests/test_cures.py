@@ -18,10 +18,10 @@ CURES = {
         'the child has answered and is a zombie'),
     'the loop of the handler': (
         r'(def handle_exit.*\n)    while True:', r'\1    for _ in range(1):', part3.children_at_once,
-        '23 zombies after 24 children ended at once'),
+        '23 zombies after 24 children ended together'),
     'WNOHANG': (
         r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.waitpid(-1, 0)', part3.stopped_child,
-        'the next client waits for as long as a child is stopped'),
+        'the next client waits as long as a child is stopped'),
     'the retry of accept()': (
         r'        except InterruptedError:.*\n            continue\n', '        finally:\n            pass\n',
         part3.eintr, 'the first SIGCHLD ends the server'),

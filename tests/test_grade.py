@@ -229,10 +229,10 @@ def test_the_application_is_written_behind_the_command(command, with_app):
 @pytest.mark.parametrize(('variables', 'told'), [
     ({'SERVER': ''}, 'name your server'),
     ({'SERVER': 'x', 'STAGE': 'part4'}, 'part4 is not a stage'),
-    ({'SERVER': 'x', 'STAGE': 'part1'}, 'no experiments are about it'),
-    ({'SERVER': 'x', 'PART': '4'}, 'PART=4: say 3 or 2'),
-    ({'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'}, 'that stage is one of part 3'),
-    ({'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe: say 0 or 1'),
+    ({'SERVER': 'x', 'STAGE': 'part1'}, 'there are no experiments for it'),
+    ({'SERVER': 'x', 'PART': '4'}, 'PART=4 is not valid: use 3 or 2'),
+    ({'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'}, 'that stage belongs to part 3'),
+    ({'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe is not valid: use 0 or 1'),
 ])
 def test_bad_variables_are_told_in_one_line(monkeypatch, variables, told):
     for name, value in variables.items():

@@ -19,12 +19,12 @@ from laboratory.instruments.client import connect
 from laboratory.instruments.process import ServerProcess, free_port, printable
 
 BUGS = {  # what is marked on the screen, and the verdict
-    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits for as long as the first'),
-    'fd-leak': ('CLOSE_WAIT  server  <-- not closed on this side', '24 descriptors more after 24 clients'),
+    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits as long as the first one'),
+    'fd-leak': ('CLOSE_WAIT  server  <-- not closed on this side', '24 more descriptors after 24 clients'),
     'zombie': ('<-- ended, not waited for', 'the child has answered and is a zombie'),
     'eintr': ('InterruptedError: [Errno 4] Interrupted system call  <-- EINTR', 'the first SIGCHLD ends'),
-    'lost-signal': ('<-- 23 children, 23 of them zombies', '23 zombies after 24 children ended at once'),
-    'stopped-child': ('<-- stopped, not ended', 'the next client waits for as long as a child is stopped'),
+    'lost-signal': ('<-- 23 children, 23 of them zombies', '23 zombies after 24 children ended together'),
+    'stopped-child': ('<-- stopped, not ended', 'the next client waits as long as a child is stopped'),
 }
 
 
@@ -76,15 +76,17 @@ def test_a_scene_shows_the_bug_the_cure_and_the_diff(name):
     first, second, step = re.split(r'^part3-\S+: |^The step: ', output, flags=re.MULTILINE)[1:]
     assert telling in first
     assert f'bug: {verdict}' in first
-    assert 'holds: ' in second
+    assert 'pass: ' in second
     assert telling not in second or name == 'stopped-child'
-    assert f'+++ {stages.find_stage(bug.SCENES[name].stage).server}' in step
+    cured = stages.find_stage(bug.SCENES[name].stage)
+    assert f'+++ {cured.server}' in step
+    assert step.endswith(f'\nRead on: {cured.folder}/README.md\n')
     assert status == 0
 
 
 def test_a_scene_on_a_terminal_asks_for_a_prediction(terminal):
     scene = terminal('bug', 'lost-signal')
-    scene.expect_exact('24 children end at once. How many zombies stay?')
+    scene.expect_exact('24 children end at the same moment. How many zombies are left?')
     scene.expect_exact('Your prediction (Enter skips): ')
     scene.sendline('none at all')
     scene.expect_exact('You predicted: none at all. What happened: 23 zombies after 24 children')
@@ -103,7 +105,7 @@ SERVER = f'{sys.executable} part3/v1.1/server.py'
 COMMANDS = {  # each command, with what it shows when it is in the midst of it
     'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
     'trace': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
-    'grade': (None, {'SERVER': SERVER}, 'holds'),
+    'grade': (None, {'SERVER': SERVER}, 'pass'),
     'matrix': (None, {'STAGE': 'part3-v1.0'}, 'Measuring'),
     'watch': (None, {}, 'Nothing listens'),
 }
@@ -154,15 +156,15 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
 
 
 @pytest.mark.parametrize(('command', 'env', 'told'), [
-    (bug, {'GUESS': 'maybe'}, 'GUESS=maybe: say yes or no'),
-    (trace, {'REQUEST': 'maybe'}, 'REQUEST=maybe: say yes or no'),
-    (trace, {'PEP475': 'maybe'}, 'PEP475=maybe: say on or off'),
+    (bug, {'GUESS': 'maybe'}, 'GUESS=maybe is not valid: use yes or no'),
+    (trace, {'REQUEST': 'maybe'}, 'REQUEST=maybe is not valid: use yes or no'),
+    (trace, {'PEP475': 'maybe'}, 'PEP475=maybe is not valid: use on or off'),
     (trace, {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),
     (trace, {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
     (trace, {'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is not a valid port'),
     (watch, {'PORT': '65536'}, 'PORT=65536 is not a valid port'),
-    (matrix, {'STAGE': 'part3-v9'}, 'part3-v9 is not a stage: there are part1'),
-    (matrix, {'STAGE': 'part1'}, 'part1: no experiments are about it'),
+    (matrix, {'STAGE': 'part3-v9'}, 'part3-v9 is not a stage. The stages: part1'),
+    (matrix, {'STAGE': 'part1'}, 'part1: there are no experiments for it'),
 ])
 def test_a_bad_variable_is_told_in_one_line(monkeypatch, command, env, told):
     monkeypatch.setattr(sys, 'argv', ['make', *['zombie'] * (command is bug)])
@@ -183,7 +185,7 @@ def test_a_trace_of_a_server_that_ends_at_once_says_so():
 def test_watch_shows_what_happens_to_the_server(serve, terminal):
     server = serve('part3-v1.1')
     watch = terminal('watch', PORT=str(server.port))
-    watch.expect_exact(f'Watching process {server.pid} on port {server.port}')
+    watch.expect_exact(f'Watching part3-v1.1, process {server.pid} on port {server.port}')
     with connect(server) as client:
         port = client.getsockname()[1]
         watch.expect_exact(f'connection :{port} opened')
@@ -195,6 +197,10 @@ def test_watch_shows_what_happens_to_the_server(serve, terminal):
     watch.expect_exact('zombie')
     server.stop()
     watch.expect_exact(f'The server, process {server.pid}, has ended.')
+    watch.expect_exact('Nothing listens')
+    following = serve('part3-final', env={'PORT': str(server.port)})
+    watch.expect_exact(f'Watching part3-final, process {following.pid}')
+    watch.send('q')
     assert end_of(watch) == 0
 
 
@@ -228,10 +234,13 @@ def test_watch_in_a_pipe_prints_what_happened(serve):
     command = [sys.executable, '-m', 'laboratory.watch']
     with subprocess.Popen(command, cwd=ROOT, env={**os.environ, 'PORT': str(server.port)}, text=True,
                           stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as watch:
+        assert watch.stdout.readline().startswith('Watching part3-final, process ')
         with connect(server):
-            assert 'forked' in watch.stdout.readline()
+            assert any('forked' in line for line in watch.stdout)
         server.stop()
-        assert watch.stdout.read().endswith(f'The server, process {server.pid}, has ended.\n')
+        assert f'The server, process {server.pid}, has ended.\n' in watch.stdout
+        assert watch.stdout.readline().startswith('Nothing listens on port ')
+        watch.send_signal(signal.SIGINT)
     assert watch.returncode == 0
 
 
@@ -300,7 +309,7 @@ def test_the_matrix_has_every_cell():
 
 def test_the_matrix_measures_a_stage():
     output, status = run_command('matrix', STAGE='part3-v1.0')
-    outcomes = re.findall(r'│ (bug|holds|no child|no handler) +│$', output, re.MULTILINE)
+    outcomes = re.findall(r'│ (bug|pass|no child|no handler) +│$', output, re.MULTILINE)
     assert outcomes == list(expected('part3')['part3-v1.0'].values())
     assert status == 0
 

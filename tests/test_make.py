@@ -78,7 +78,7 @@ def test_a_taken_port_is_told_in_one_line(serve, stage):
     (['part3-final', 'HOST=256.0.0.1'], 'HOST=256.0.0.1 is not an address'),
     (['part3-final', 'HOST=no.such.host.invalid'], 'HOST=no.such.host.invalid is not an address'),
     (['part3-final', 'HOST=192.0.2.1'], 'cannot listen on HOST=192.0.2.1'),
-    (['part3-final', 'PEP475=maybe'], 'PEP475=maybe: say on or off'),
+    (['part3-final', 'PEP475=maybe'], 'PEP475=maybe is not valid: use on or off'),
     (['part3-final', 'PYTHON=nosuch'], 'PYTHON=nosuch does not run here'),
     (['part3-final', 'PYTHON=false'], 'PYTHON=false does not run here'),  # so does a shim of pyenv end
     (['diff-part3-final', 'PYTHON=sh -c "exit 3"'], 'PYTHON=sh -c exit 3 is older than Python 3.10'),
@@ -86,7 +86,7 @@ def test_a_taken_port_is_told_in_one_line(serve, stage):
     (['diff', 'FROM=part3-v1.1'], 'Name one stage'),
     (['diff', 'TO=part3-v1.1'], 'Name one stage'),
     (['diff-part3-v1.3', 'FROM=part3-v1.1'], 'Name one stage'),
-    (['diff', 'FROM=part3-v1.1', 'TO=part9'], 'part9 is not a stage: there are part1, part2-v1.0'),
+    (['diff', 'FROM=part3-v1.1', 'TO=part9'], 'part9 is not a stage. The stages: part1, part2-v1.0'),
     (['diff-part3-v1.0'], 'part3-v1.0 is the first stage of its part'),
     (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is not a number"),
 ])
@@ -207,21 +207,22 @@ def test_commands_that_need_a_venv_at_once_make_one(house):
     runs = [in_venv(house) for _ in range(4)]
     told = [run.communicate(timeout=60) for run in runs]
     assert [output for output, _ in told] == [f'{house}/.venv/bin/python runs\n'] * 4
-    assert sorted(errors for _, errors in told)[2:] == ['', 'Making .venv, which takes a minute, once ...\n']
+    setting_up = 'Setting up .venv: this takes a minute, and happens once ...\n'
+    assert sorted(errors for _, errors in told)[2:] == ['', setting_up]
 
 
 def test_a_venv_is_made_again_for_other_requirements(house):
     in_venv(house).communicate(timeout=60)
     (house / 'requirements.txt').write_text('mick')
     shutil.rmtree(house / '.venv/bin')  # as venv --clear does
-    assert in_venv(house).communicate(timeout=60)[1].startswith('Making .venv')
+    assert in_venv(house).communicate(timeout=60)[1].startswith('Setting up .venv')
     assert in_venv(house).communicate(timeout=60)[1] == ''
 
 
 def test_without_a_network_a_venv_cannot_be_made_and_nothing_pretends_it_is(house):
     output, errors = in_venv(house, pip_fails=1).communicate(timeout=60)
     assert errors.splitlines()[1:] == [
-        '.venv could not be made (stages need no network, this command does, once): no network']
+        'cannot set up .venv (stages need no network, but this command does, once): no network']
     assert output == ''
     assert not (house / '.venv/made-for').exists()
 
@@ -229,5 +230,5 @@ def test_without_a_network_a_venv_cannot_be_made_and_nothing_pretends_it_is(hous
 def test_a_python_that_cannot_make_a_venv_is_told(house):
     code = 'import sys; sys.modules["ensurepip"] = None; from common import environment; environment.python()'
     run = subprocess.run([sys.executable, '-c', code], cwd=house, text=True, capture_output=True)
-    assert run.stderr.startswith(f'{sys.executable} cannot make .venv: ')
+    assert run.stderr.startswith(f'{sys.executable} cannot set up .venv: ')
     assert run.stderr.count('\n') == 1

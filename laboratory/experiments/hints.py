@@ -37,22 +37,22 @@ HINTS = {
     'descriptors': Hint(
         'leaks descriptors',
         f"{CURL}; ss -tan 'sport = :8888'",
-        'You see a line CLOSE-WAIT for every client that has gone: you have not closed its socket.'),
+        'You see a CLOSE-WAIT line for every client that has gone: you have not closed its socket.'),
     'one_child': Hint(
         'leaves zombies',
         f'{CURL}; ps -A -o pid,ppid,stat,comm | grep Z',
         'You see your child as a zombie (Z): it has ended, and you do not wait() for it.'),
     'eintr': Hint(
-        'ends at EINTR',
+        'dies of EINTR',
         'PORT=8889 PYTHONPATH=$PWD/common/python2_accept {server} & '
         'sleep 1; for i in 1 2 3; do curl --max-time 2 http://localhost:8889/hello; sleep 1; done; '
         'pkill -P $!; kill $!',
         'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
         'a SIGCHLD ended accept() with EINTR, and you did not call it again.'),
     'children_at_once': Hint(
-        'loses children that end together',
+        'leaves zombies when children end together',
         'make client MAX_CLIENTS=128 HOLD=0; ps -A -o pid,ppid,stat,comm | grep -c Z',
-        'You see zombies stay: SIGCHLD is not queued, and you reap one child for each.'),
+        'You see zombies: SIGCHLD is not queued, and you reap one child for each signal.'),
     'stopped_child': Hint(
         'hangs while a child is stopped',
         f"{SILENT}; child=$(ss -tnpH 'sport = :8888' | {LAST_PID}); "
@@ -61,50 +61,50 @@ HINTS = {
     'hello': Hint(
         'does not run every framework',
         f'{WITH_HELLO}\ncurl -i http://localhost:8888/hello',
-        'You see no "Hello world from Flask!", and your server prints what Flask has missed: most often a '
-        'variable that PEP 3333 wants in the environ. Try pyramidapp:app and djangoapp:app too.'),
+        'You see no "Hello world from Flask!", and your server prints what Flask is missing: most often a '
+        'variable that PEP 3333 requires in the environ. Try pyramidapp:app and djangoapp:app too.'),
     'environ': Hint(
-        'tells the application only a part of the request',
+        'passes on only part of the request',
         f"{WITH_PROBES}\ncurl -H 'X-Probe: one' 'http://localhost:8888/caf%C3%A9?a=1'",
-        'You see the environ without HTTP_X_PROBE, or a PATH_INFO with %C3 or ?a=1 in it: you hand on the '
-        'target as it came, and have not taken the headers apart.'),
+        'You see the environ without HTTP_X_PROBE, or a PATH_INFO with %C3 or ?a=1 in it: you pass on '
+        'the target as it came, and have not parsed the headers.'),
     'whole_request': Hint(
-        'reads only a part of the request',
+        'reads only part of the request',
         f'{WITH_PROBES}\n'
         'head -c 4096 /dev/zero | curl -s --data-binary @- http://localhost:8888/body | wc -c',
-        'You see another number than 4096: you call recv() once, and take that for the whole request.'),
+        'You see a number other than 4096: you call recv() once, and take that for the whole request.'),
     'whole_response': Hint(
         'breaks rules of PEP 3333',
         f'{WITH_PROBES}\n'
         'for path in wait closable own-headers change-before change-after write; do\n'
         '    curl -sSiN http://localhost:8888/$path; done',
-        'You see "before, " two seconds ahead of "after", your server prints "close() was called", then '
-        'come one Date, a 500, "raised again" and "written, returned". What you do not see is the bug: '
-        'often the body is joined before it is sent, and start_response() returns no write().'),
+        'You see "before, " two seconds before "after", your server prints "close() was called", and then '
+        'come one Date, a 500, "raised again" and "written, returned". Whatever is missing is the bug. '
+        'Often the body is joined before it is sent, or start_response() returns no write().'),
     'validator': Hint(
         'fails wsgiref.validate',
         f'{WITH_PROBES.replace(":app", ":checked")}\ncurl -i http://localhost:8888/',
-        'You see your server print what wsgiref.validate complains about, or not print "close() was called": '
-        'PEP 3333 wants it called at the end of each request.'),
+        'You see your server print a complaint of wsgiref.validate, or not print "close() was called": '
+        'PEP 3333 wants close() to be called at the end of each request.'),
     'binary_body': Hint(
-        'changes bytes',
+        'changes the bytes of a body',
         f'{WITH_PROBES}\ncurl -s http://localhost:8888/binary | od -An -v -t u1 -w16',
-        'You see other numbers than 0 to 255: you decode, strip or split what you should pass on.'),
+        'You see other numbers than 0 to 255: you decode, strip or split bytes that you should pass on.'),
     'outlives': Hint(
-        'does not outlive its clients and its application',
+        'dies or hangs when a client or the application fails',
         f'{WITH_PROBES}\ncurl http://localhost:8888/raise-before; {NEXT}',
-        'You see no answer to the last client: one client, or one request, has ended your server or holds '
-        'it. Catch what fails at the one place where you handle a request.'),
+        'You see no answer to the last client: one client, or one request, has ended your server or blocks '
+        'it. Catch failures in the one place where you handle a request.'),
     'refuses': Hint(
-        'takes requests that are not well-formed',
+        'accepts malformed requests',
         f"{WITH_PROBES}\ncurl -i -H 'Host:' http://localhost:8888/",
-        'You see 200, or no answer at all, where an error is due: you split the lines and take what you '
-        'get. Match each against the grammar, and answer 400.'),
+        'You see 200, or no answer at all, where an error is due: you split the lines and take what '
+        'comes. Match each line against the grammar, and answer 400.'),
     'promises': Hint(
-        'sends what an application must not',
+        'sends what an application must not send',
         f'{WITH_PROBES}\ncurl -i http://localhost:8888/break-header',
-        'You see on the wire what the application must not send, or a 200 that it has no right to: you '
-        'send what start_response() and the body are, and do not check it.'),
+        'You see what the application must not send, or a 200 where an error is due: you send the headers '
+        'and the body as they come, and do not check them.'),
 }
 
 
@@ -142,8 +142,8 @@ VARIANTS = [
         'part3-v1.1-fd-leak')),
     ('children_at_once', r'^(\d+) zombies after \1 |one by one',
      HINTS['one_child']._replace(cure='part3-v1.2')),
-    ('outlives', '^wrong: an app that raises half-way', Hint(
-        'sends half a body as if it were a whole one',
+    ('outlives', '^wrong: an app that raises halfway', Hint(
+        'sends half a body as if it were complete',
         f'{WITH_PROBES}\ncurl -i http://localhost:8888/raise-after; echo "exit status $?"',
         'You see exit status 0: FIN is how a body without Content-Length ends, so end it with a reset.')),
     ('outlives', '^wrong: a client that is silent after its reply', Hint(

@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager
 
 from laboratory.experiments.apps.wsgi_probes import ALL_BYTES
-from laboratory.experiments.verdicts import BUG, HOLDS, NoAnswer, Verdict, started_with, tell_nobody
+from laboratory.experiments.verdicts import BUG, PASS, NoAnswer, Verdict, started_with, tell_nobody
 from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     OPEN,
@@ -44,8 +44,8 @@ def survives(server):
 
 
 def verdict(wrong, right):
-    """Bug, with all that is wrong; or holds, with what is right."""
-    return Verdict(BUG, f'wrong: {"; ".join(wrong)}') if wrong else Verdict(HOLDS, right)
+    """Bug, with everything that is wrong; or pass, with what is right."""
+    return Verdict(BUG, f'wrong: {"; ".join(wrong)}') if wrong else Verdict(PASS, right)
 
 
 def go_through(server, questions):
@@ -69,11 +69,11 @@ def go_through(server, questions):
 
 @started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
 def hello(server, tell=tell_nobody):
-    """hello from bare WSGI, Flask, Pyramid, Django"""
+    """runs plain WSGI, Flask, Pyramid and Django"""
     response = get(server, '/hello')
     if response.status == 200 and response.body.startswith(b'Hello world from '):
-        return Verdict(HOLDS, response.body.decode().strip())
-    return Verdict(BUG, f'no hello: {response}')
+        return Verdict(PASS, response.body.decode().strip())
+    return Verdict(BUG, f'there is no hello in the answer: {response}')
 
 
 ENVIRON = {  # what is due in it, a pattern; None where it may be absent
@@ -85,28 +85,28 @@ ENVIRON = {  # what is due in it, a pattern; None where it may be absent
 
 @started_with(apps=PROBES)
 def environ(server, tell=tell_nobody):
-    """query string, headers, path decoding"""
+    """passes on the query string, headers and decoded path"""
     response = get(server, '/caf%C3%A9%20x?a=1&b=%20', 'X-Probe: one', 'X-Probe: two')
     try:
         seen = json.loads(response.body)
     except ValueError:
-        return Verdict(BUG, f'no environ comes back: {response}')
+        return Verdict(BUG, f'the application was not run: {response}')
     wrong = [f'{name} is {seen.get(name)!r}' for name, due in ENVIRON.items()
              if not isinstance(seen.get(name), str | None) or not re.fullmatch(due, str(seen.get(name)))]
     if wrong:
         wrong[-1] += ' (PEP 3333, environ Variables, and RFC 3875, section 4.1)'
-    return verdict(wrong, f'{len(ENVIRON)} variables of the environ are right')
+    return verdict(wrong, f'{len(ENVIRON)} variables in the environ are right')
 
 
 @started_with(apps=PROBES)
 def whole_request(server, tell=tell_nobody):
-    """body, requests over 1 KiB"""
+    """reads a whole request, and its body"""
     body = ALL_BYTES * 16
     data = request('POST', '/body', 'X-Padding: ' + 'x' * 2000, body=body)
     response = fetch(server, data[:1500], data[1500:3000], data[3000:])
     seen = len(response.body) if response.status == 200 else response
     wrong = [] if response.body == body else [f'{seen} instead of {len(body)} bytes of body']
-    return verdict(wrong, f'{len(data)} bytes of request are read, in three pieces')
+    return verdict(wrong, f'it reads a request of {len(data)} bytes that comes in three pieces')
 
 
 @contextmanager
@@ -131,7 +131,7 @@ def streaming(server):
         reply = read_reply(client, server)
     if reply.body != b'before, after':
         return str(reply)
-    return '' if early else 'what is yielded waits for what is not yet (PEP 3333, Buffering and Streaming)'
+    return '' if early else 'one piece of the body waits for the next one (PEP 3333, Buffering and Streaming)'
 
 
 def one_true_date(server):
@@ -184,13 +184,13 @@ RESPONSE_RULES = {
 
 @started_with(apps=PROBES, judges_ends=True)
 def whole_response(server, tell=tell_nobody):
-    """write(), exc_info, close(), streaming, Date"""
-    return verdict(go_through(server, RESPONSE_RULES), f'{len(RESPONSE_RULES)} rules of PEP 3333 are kept')
+    """sends the whole response: write(), exc_info, close(), streaming, Date"""
+    return verdict(go_through(server, RESPONSE_RULES), f'it keeps {len(RESPONSE_RULES)} rules of PEP 3333')
 
 
 @started_with(apps=['wsgi_probes:checked'], judges_ends=True)
 def validator(server, tell=tell_nobody):
-    """wsgiref.validate is content"""
+    """passes wsgiref.validate"""
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
         before = times_closed(server)
         reply = fetch(server, data)
@@ -201,15 +201,15 @@ def validator(server, tell=tell_nobody):
             return Verdict(BUG, f'{reply} instead of 200')
         if not server.wait_until(lambda before=before: times_closed(server) > before):
             return Verdict(BUG, 'wsgiref.validate complains: close() was not called')
-    return Verdict(HOLDS, 'wsgiref.validate lets GET and POST pass')
+    return Verdict(PASS, 'wsgiref.validate accepts GET and POST')
 
 
 @started_with(apps=PROBES)
 def binary_body(server, tell=tell_nobody):
-    """binary body intact"""
+    """leaves a binary body intact"""
     reply = get(server, '/binary')
-    wrong = [] if reply.body == ALL_BYTES else [f'{len(reply.body)} bytes are not the 256 that are due']
-    return verdict(wrong, 'all 256 bytes arrive as they are')
+    wrong = [] if reply.body == ALL_BYTES else [f'{len(reply.body)} bytes arrive, not the 256 that were sent']
+    return verdict(wrong, 'all 256 bytes arrive unchanged')
 
 
 def reset_while_silent(server):
@@ -250,7 +250,7 @@ def silent_after_its_reply(server):
 def fails_half_way(server):
     reply = get(server, '/raise-after')
     if reply.status == 200 and reply.complete:
-        return f'half a reply looks whole to the client: {reply} (RFC 9112, section 8)'
+        return f'half a response looks complete to the client: {reply} (RFC 9112, section 8)'
 
 
 def exits(server):
@@ -271,7 +271,7 @@ FAILURES = {  # bytes to send, or a question of its own
     'an empty connection': b'',
     'a request line of one word': b'mick\r\n\r\n',
     'a request line alone': b'GET / HTTP/1.1\r\n',
-    'bytes that are no text': b'\xff\xfe\x00\r\n\r\n',
+    'bytes that are not text': b'\xff\xfe\x00\r\n\r\n',
     'a TLS handshake': b'\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03' + bytes(range(256)) * 2,
     'a head that is cut short': b'GET / HTTP/1.1\r\nHost: x\r\n',
     'a body that is cut short': request('POST', '/body', LENGTH + '9') + b'x',
@@ -284,7 +284,7 @@ FAILURES = {  # bytes to send, or a question of its own
     **{f'a {hang_up.__name__.replace("_", " ")}': hang_up for hang_up in RESETS},
     'a client that is silent after its reply': silent_after_its_reply,
     'an app that raises': request('GET', '/raise-before'),
-    'an app that raises half-way': fails_half_way,
+    'an app that raises halfway': fails_half_way,
     'an app that is cancelled': request('GET', '/cancelled'),
     'an app that is refused a connection': request('GET', '/refused'),
     'an app that calls exit': exits,
@@ -293,9 +293,9 @@ FAILURES = {  # bytes to send, or a question of its own
 
 @started_with(apps=PROBES, judges_ends=True)
 def outlives(server, tell=tell_nobody):
-    """whatever fails, its client can tell, and the next one is served"""
+    """serves the next client, whatever fails"""
     questions = {name: fail if callable(fail) else sends(fail) for name, fail in FAILURES.items()}
-    return verdict(go_through(server, questions), f'{len(FAILURES)} failures are survived')
+    return verdict(go_through(server, questions), f'it survives {len(FAILURES)} failures')
 
 
 def bad_request(reply):
@@ -365,9 +365,9 @@ def gets(data, due, section):
 
 @started_with(apps=PROBES, judges_ends=True)
 def refuses(server, tell=tell_nobody):
-    """a request that is not well-formed is refused"""
+    """refuses malformed requests"""
     questions = {name: gets(data, due, section) for name, data, due, section in MALFORMED}
-    return verdict(go_through(server, questions), f'{len(questions)} requests are refused')
+    return verdict(go_through(server, questions), f'it refuses {len(questions)} malformed requests')
 
 
 def without(*words):
@@ -387,7 +387,7 @@ def no_content(reply):
 
 
 def no_body(reply):
-    return f'{reply.extra[:20]!r} is sent behind the headers' if reply.extra else ''
+    return f'{reply.extra[:20]!r} is sent after the headers' if reply.extra else ''
 
 
 def well_formed(reply):
@@ -395,14 +395,14 @@ def well_formed(reply):
 
 
 def no_more_than_announced(reply):
-    return f'{reply.extra!r} is sent behind the 3 bytes' if reply.extra else ''
+    return f'{reply.extra!r} is sent after the 3 bytes' if reply.extra else ''
 
 
 def visibly_incomplete(reply):
     if not 0 < reply.status < 400:
         return ''
     if reply.complete:
-        return f'3 bytes of 11 look whole: {reply}'
+        return f'3 of 11 bytes look complete: {reply}'
     return 'the client waits for the rest, and nothing ends the connection' if reply.end == OPEN else ''
 
 
@@ -432,7 +432,7 @@ PROMISES = [  # what the application does, the path, what is wrong with the repl
 ]
 
 
-def holds_to(method, path, broken, section):
+def keeps_to(method, path, broken, section):
     """A question: whether the reply is one that the server may send, whatever the application does."""
     def ask(server):
         complaint = broken(fetch(server, request(method, path)))
@@ -442,10 +442,10 @@ def holds_to(method, path, broken, section):
 
 @started_with(apps=PROBES, judges_ends=True)
 def promises(server, tell=tell_nobody):
-    """the application is held to its promises"""
-    questions = {name: holds_to('GET', *rest) for name, *rest in PROMISES}
-    questions[HEAD] = holds_to('HEAD', '/closable', no_body, 'RFC 9110, section 9.3.2')
-    return verdict(go_through(server, questions), f'{len(questions)} promises are kept, or not sent')
+    """checks what its application promises"""
+    questions = {name: keeps_to('GET', *rest) for name, *rest in PROMISES}
+    questions[HEAD] = keeps_to('HEAD', '/closable', no_body, 'RFC 9110, section 9.3.2')
+    return verdict(go_through(server, questions), f'{len(questions)} broken promises do not reach the client')
 
 
 EXPERIMENTS = [hello, environ, whole_request, whole_response, validator, binary_body,

@@ -6,10 +6,10 @@ import psutil
 
 from laboratory.experiments.verdicts import (
     BUG,
-    HOLDS,
     NO_CHILD,
     NO_HANDLER,
     NOT_TESTED,
+    PASS,
     NoAnswer,
     Verdict,
     shows_eintr,
@@ -21,13 +21,13 @@ from laboratory.instruments.client import FIN, REQUEST, RST, ask, connect, excha
 
 CHILDREN = 24  # how many end at once, and how many clients come and go
 A_WHILE = 3  # seconds in which a server that reaps or closes by a timer has done so
-NONE_SEEN = 'no child was seen that is forked for a client'
+NONE_SEEN = 'it was not seen to fork a child for a client'
 SILENT = 'no child waits for a client that says nothing'
 
 
 def clients(server):
     """How many clients come and go: fewer where each reply takes long."""
-    return min(CHILDREN, max(4, int(6 / server.pace))) if server.pace else CHILDREN
+    return min(CHILDREN, max(4, int(12 / server.pace))) if server.pace else CHILDREN
 
 
 def connected(server):
@@ -80,7 +80,7 @@ def forks(server):
             client.sendall(REQUEST)
             server.wait_until(partial(readable, client), pause=0)  # a child may live for a moment only
             if not read_reply(client, server).data:
-                raise NoAnswer('of three clients that come one after the other one is not answered')
+                raise NoAnswer('one of three clients that come one after the other is not answered')
         seen.append(at_once or server.wait_until(something))
     return seen.count(True) == 3
 
@@ -108,7 +108,7 @@ def reaps_later(server):
 
 
 def silent_client(server, tell=tell_nobody):
-    """answers others while one client is silent"""
+    """answers other clients while one is silent"""
     silent = connected(server)
     for number in range(clients(server)):  # more than one: a worker of several may be held up
         other = connected(server)
@@ -119,13 +119,13 @@ def silent_client(server, tell=tell_nobody):
             silent.close()
             if not read_reply(other, server).data:
                 raise NoAnswer('a second client is not answered, not even after the first has gone')
-            return Verdict(BUG, 'a second client waits for as long as the first says nothing')
+            return Verdict(BUG, 'a second client waits as long as the first one is silent')
         other.close()  # else the end of it may hold up a worker
-    return Verdict(HOLDS, 'a second client is answered while the first says nothing')
+    return Verdict(PASS, 'a second client is answered while the first one is silent')
 
 
 def end_of_reply(server, tell=tell_nobody):
-    """the client sees the end of the reply (FIN)"""
+    """ends its reply: the client sees FIN"""
     for _ in range(4):
         verdict = end_of(exchange(server))
         if verdict.outcome == BUG:
@@ -139,9 +139,9 @@ def end_of(reply):
     if not reply.data:
         raise NoAnswer('no byte of reply has come')
     if reply.end == FIN:
-        return Verdict(HOLDS, seen + 'then FIN')
+        return Verdict(PASS, seen + 'then FIN')
     if reply.complete:
-        return Verdict(HOLDS, seen + 'as its headers announce; then ' +
+        return Verdict(PASS, seen + 'as its headers announce; then ' +
                        ('a reset (RST)' if reply.end == RST else 'the connection stays open'))
     if reply.end == RST:
         return Verdict(BUG, seen + 'then a reset (RST) instead of FIN')
@@ -154,17 +154,17 @@ def come_and_go(server, number, pids):
     for _ in range(number):
         with connect(server) as client:
             if not ask(client, server):
-                raise NoAnswer('of the clients that come and go one is not answered')
+                raise NoAnswer('one of the clients that come and go is not answered')
     server.wait_until(lambda: kernel.descriptors(pids) <= before)
     return kernel.descriptors(pids) - before
 
 
 def descriptors(server, tell=tell_nobody):
-    """descriptors are given back"""
+    """closes its descriptors"""
     with connect(server) as client:
         ask(client, server)
         server.let_rest()
-        tell('A client has the greeting and waits for the end')
+        tell('A client has its greeting and waits for the end')
     server.let_rest()
     tell('The client is gone')
     number, waiting_before, pids = clients(server), close_wait(server), server.processes()
@@ -177,13 +177,13 @@ def descriptors(server, tell=tell_nobody):
         if 0 < left < number:
             left = come_and_go(server, number, pids)
         if left > 0:
-            return Verdict(BUG, f'{left} descriptors more after {number} clients, '
+            return Verdict(BUG, f'{left} more descriptors after {number} clients, '
                                 f'{min(left, waiting)} of them sockets in CLOSE_WAIT')
-    return Verdict(HOLDS, f'no descriptor more after {number} clients than before')
+    return Verdict(PASS, f'no more descriptors after {number} clients than before')
 
 
 def one_child(server, tell=tell_nobody):
-    """one child is reaped"""
+    """reaps a child that has ended"""
     processes = len(server.processes())
     client, child = connect_to_child(server)
     if child:
@@ -200,7 +200,7 @@ def one_child(server, tell=tell_nobody):
         return Verdict(BUG, 'the child has answered and is a zombie')
     if not kernel.eventually(lambda: len(server.processes()) < processes + 3, A_WHILE):
         return Verdict(BUG, 'the child has answered and does not end')
-    return Verdict(HOLDS, 'the child is gone once it has answered')
+    return Verdict(PASS, 'the child is gone once it has answered')
 
 
 @started_with(pep475='off')
@@ -222,7 +222,7 @@ def eintr(server, tell=tell_nobody):
     server.let_rest()
     tell('A child has ended, and its SIGCHLD has interrupted accept()')
     if server.has_ended():
-        return Verdict(HOLDS, '')  # measure() has the last word
+        return Verdict(PASS, '')  # measure() has the last word
     caught = handlers(server)
     if not any(caught) and (None not in caught or zombies(server)):
         return Verdict(NO_HANDLER, 'nothing handles SIGCHLD, so it interrupts nothing')
@@ -231,7 +231,7 @@ def eintr(server, tell=tell_nobody):
     if answers(server):
         if any(map(retries_by_itself, server.own)):
             return Verdict(NOT_TESTED, 'its Python does not load common/python2_accept (-I, -E, -S?)')
-        return Verdict(HOLDS, 'the next client is answered after the SIGCHLD')
+        return Verdict(PASS, 'the next client is answered after the SIGCHLD')
     server.let_rest()
     if not server.has_ended() and not shows_eintr(server):
         raise NoAnswer('once a child has ended, the next client is not answered')
@@ -249,7 +249,7 @@ def retries_by_itself(pid):
 
 
 def children_at_once(server, tell=tell_nobody):
-    """children that end at once are all reaped"""
+    """reaps all children that end at the same time"""
     held, served = [], []
     for _ in range(CHILDREN):
         client, child = connect_to_child(server)
@@ -279,8 +279,8 @@ def children_at_once(server, tell=tell_nobody):
         return Verdict(NOT_TESTED, f'{ended} of {CHILDREN} children ended')
     left = len(zombies(server))
     if left and not reaps_later(server):
-        return Verdict(BUG, f'{left} zombies after {ended} children ended at once')
-    return Verdict(HOLDS, f'0 zombies after {ended} children ended at once')
+        return Verdict(BUG, f'{left} zombies after {ended} children ended together')
+    return Verdict(PASS, f'0 zombies after {ended} children ended together')
 
 
 def without_children(server, number):
@@ -296,7 +296,7 @@ def without_children(server, number):
 
 
 def stopped_child(server, tell=tell_nobody):
-    """survives a stopped child"""
+    """keeps serving while a child is stopped"""
     stopped = 0
     for _ in server.listeners:  # one for each worker that may wait for it
         client, child = connect_to_child(server)
@@ -304,7 +304,7 @@ def stopped_child(server, tell=tell_nobody):
             break
         server.let_rest()  # it waits for the request
         if not any(handlers(server)) and not ask(connected(server), server):
-            return Verdict(NOT_TESTED, 'the next client waits for the silent one before a child is stopped')
+            return Verdict(NOT_TESTED, 'the next client waits for a silent one, before any child is stopped')
         kernel.send(child, signal.SIGSTOP)
         stopped += 1
         server.let_rest()
@@ -313,8 +313,8 @@ def stopped_child(server, tell=tell_nobody):
     answer = ask(connected(server), server)
     tell('A child is stopped, not ended; another client has sent its request')
     if answer:
-        return Verdict(HOLDS, 'the next client is answered while a child is stopped')
-    return Verdict(BUG, 'the next client waits for as long as a child is stopped')
+        return Verdict(PASS, 'the next client is answered while a child is stopped')
+    return Verdict(BUG, 'the next client waits as long as a child is stopped')
 
 
 EXPERIMENTS = [silent_client, end_of_reply, descriptors, one_child, eintr, children_at_once, stopped_child]

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from laboratory.instruments.process import ServerFailed, last_lines
 
-HOLDS, BUG = 'holds', 'bug'
+PASS, BUG = 'pass', 'bug'
 NO_CHILD, NO_HANDLER = 'no child', 'no handler'  # the question does not arise
 NOT_TESTED = 'not tested'  # this server gives no occasion to see it
 NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
 NO_VERDICT = [ENDED, ERROR, NO_ANSWER]  # mend that first
-FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, HOLDS]
+FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, PASS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
 BY_EINTR = 'EINTR has ended the server'
@@ -70,7 +70,7 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
-            judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, HOLDS)
+            judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, PASS)
             if server.has_ended() and judges_ends:
                 seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'
                 verdict = Verdict(BUG, seen, last_lines(output))
@@ -82,13 +82,13 @@ def measure_with(app, experiment, start, tell):
         output = '\n'.join(failed.printed)
         verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
     missing = NO_FRAMEWORK.search(output)
-    if missing and verdict.outcome != HOLDS:
+    if missing and verdict.outcome != PASS:
         return Verdict(NOT_TESTED, f'with {app}: the Python of this server has no {missing[1]}')
     return verdict
 
 
 def what_ended_means(experiment, server):
-    """A server that has ended holds nothing; EINTR is a bug of its own, where there is proof of it."""
+    """A server that has ended passes nothing. EINTR is a bug of its own, where there is proof of it."""
     eintr = shows_eintr(server)
     if eintr and experiment.__name__ == 'eintr':
         return Verdict(BUG, 'the first SIGCHLD ends the server', last_lines(server.output()))

@@ -57,6 +57,13 @@ def status(pid):
     return seen(lambda: psutil.Process(pid).status(), 'gone')
 
 
+def command(pid):
+    """The words of the command that the process runs; a file in them that exists is a whole path."""
+    folder = seen(lambda: psutil.Process(pid).cwd(), '')
+    return [os.path.realpath(path) if os.path.exists(path := os.path.join(folder, word)) else word
+            for word in seen(lambda: psutil.Process(pid).cmdline(), [])]
+
+
 def alive(pid):
     return status(pid) not in (psutil.STATUS_ZOMBIE, 'gone')
 

@@ -10,7 +10,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.process import ServerFailed
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
-STYLES = {'bug': 'bold red', 'ended': 'bold red', 'holds': 'green'}  # of outcomes
+STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
 ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last when the terminal is closed
 
 

@@ -5,6 +5,7 @@ from collections import deque
 from rich.console import Group
 from rich.text import Text
 
+from common.stages import stage_of
 from laboratory.instruments import kernel, views
 
 BARS = '▁▂▃▄▅▆▇█'
@@ -48,10 +49,14 @@ class Watch:
                 yield f'{what} {"reaped" if state == "zombie" else "ended and reaped"}' \
                     if what.startswith('child') else f'{what} gone'
 
+    def title(self):
+        stage = stage_of(kernel.command(self.pid))
+        return f'Watching {stage.name if stage else "a server"}, process {self.pid} on port {self.port}'
+
     def screen(self, height):
         """All of it, for a terminal of that many lines."""
         room = max(2, (height - 13) // 3)
-        title = Text(f'Watching process {self.pid} on port {self.port}; q ends', 'bold')
+        title = Text(f'{self.title()}; q ends', 'bold')
         log = Text('\n'.join(list(self.log)[-room:]), 'dim')
         tables = views.processes(self.pid, room), Text(), views.connections(self.port, room)
         graphs = graph('zombies', self.zombies), graph('descriptors', self.descriptors)

@@ -25,28 +25,28 @@ COMMANDS = {  # those that are not in wsgi_servers.py
 }
 EXPECTED = """
 server             hello environ whole_request whole_response validator binary_body outlives refuses promises
-gunicorn           holds holds   holds         bug            holds     holds       holds    bug     holds
-gunicorn_threads   holds holds   holds         bug            holds     holds       holds    bug     holds
-waitress           holds holds   holds         holds          holds     holds       holds    bug     bug
-granian            holds holds   holds         bug            holds     holds       bug      bug     bug
-hypercorn          holds bug     holds         bug            bug       holds       bug      bug     bug
-uwsgi              holds holds   holds         bug            holds     holds       bug      bug     bug
-wsgiref            holds holds   holds         bug            holds     holds       bug      bug     bug
-wsgiref_threads    holds holds   holds         bug            holds     holds       bug      bug     bug
-werkzeug           holds holds   holds         bug            bug       holds       bug      bug     bug
-werkzeug_threads   holds holds   holds         bug            bug       holds       holds    bug     bug
-werkzeug_processes holds holds   holds         bug            bug       holds       holds    bug     bug
-cheroot            holds bug     holds         holds          holds     holds       bug      bug     bug
-cherrypy           holds bug     holds         holds          holds     holds       bug      bug     bug
-gevent             holds holds   holds         holds          holds     holds       bug      bug     bug
-eventlet           holds bug     holds         bug            bug       holds       bug      bug     bug
-twisted            holds holds   holds         holds          bug       holds       holds    bug     bug
-tornado            holds holds   holds         bug            holds     holds       bug      holds   bug
-paste              holds bug     holds         bug            holds     holds       bug      bug     bug
-uvicorn            holds holds   holds         bug            holds     holds       holds    bug     bug
-part2_forks        holds holds   holds         holds          holds     holds       holds    holds   holds
-part2_prefork      holds holds   holds         holds          holds     holds       holds    holds   holds
-part2_threads      holds holds   holds         holds          holds     holds       holds    holds   holds
+gunicorn           pass  pass    pass          bug            pass      pass        pass     bug     pass
+gunicorn_threads   pass  pass    pass          bug            pass      pass        pass     bug     pass
+waitress           pass  pass    pass          pass           pass      pass        pass     bug     bug
+granian            pass  pass    pass          bug            pass      pass        bug      bug     bug
+hypercorn          pass  bug     pass          bug            bug       pass        bug      bug     bug
+uwsgi              pass  pass    pass          bug            pass      pass        bug      bug     bug
+wsgiref            pass  pass    pass          bug            pass      pass        bug      bug     bug
+wsgiref_threads    pass  pass    pass          bug            pass      pass        bug      bug     bug
+werkzeug           pass  pass    pass          bug            bug       pass        bug      bug     bug
+werkzeug_threads   pass  pass    pass          bug            bug       pass        pass     bug     bug
+werkzeug_processes pass  pass    pass          bug            bug       pass        pass     bug     bug
+cheroot            pass  bug     pass          pass           pass      pass        bug      bug     bug
+cherrypy           pass  bug     pass          pass           pass      pass        bug      bug     bug
+gevent             pass  pass    pass          pass           pass      pass        bug      bug     bug
+eventlet           pass  bug     pass          bug            bug       pass        bug      bug     bug
+twisted            pass  pass    pass          pass           bug       pass        pass     bug     bug
+tornado            pass  pass    pass          bug            pass      pass        bug      pass    bug
+paste              pass  bug     pass          bug            pass      pass        bug      bug     bug
+uvicorn            pass  pass    pass          bug            pass      pass        pass     bug     bug
+part2_forks        pass  pass    pass          pass           pass      pass        pass     pass    pass
+part2_prefork      pass  pass    pass          pass           pass      pass        pass     pass    pass
+part2_threads      pass  pass    pass          pass           pass      pass        pass     pass    pass
 """
 NAMED = {  # what is said of it, for one, with the bytes that came
     'gunicorn': {
