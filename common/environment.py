@@ -5,6 +5,7 @@ Use: python3 -m common.environment -m laboratory.watch
 import fcntl
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 
@@ -32,7 +33,7 @@ def python():
 def make():
     if importlib.util.find_spec('ensurepip') is None:
         sys.exit(f'{sys.executable} cannot set up .venv: on Debian and Ubuntu, apt install python3-venv')
-    print('Setting up .venv: this takes a minute, and happens once ...', file=sys.stderr)
+    print(f'Setting up .venv for Python {sys.version.split()[0]}, which takes a minute ...', file=sys.stderr)
     outside = getattr(sys, '_base_executable', sys.executable)  # where this is the Python of a .venv itself
     run(outside, '-m', 'venv', '--clear', VENV)
     pip = VENV / 'bin/python', '-m', 'pip', '--disable-pip-version-check', '--retries', '1'
@@ -52,4 +53,6 @@ if __name__ == '__main__':
         path = python()
     except KeyboardInterrupt:
         sys.exit(130)
+    if ''.join(sys.argv[2:3]).startswith('laboratory.'):  # Ctrl-C waits for terminal.run(), which can take it
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(path, [path, *sys.argv[1:]])

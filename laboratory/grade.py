@@ -47,11 +47,7 @@ LIMITS = '; '.join([
 def own_server(command, app=None, pep475='on', pace=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
-    command = command.replace('{port}', port)
-    if app and '{app}' in command:
-        command = command.replace('{app}', app)
-    elif app:  # before a comment, and what would go on in the next line
-        command = re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
+    command = with_app(command.replace('{port}', port), app)
     if pep475 == 'off':
         command = heeding_pythonpath(command)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
@@ -59,6 +55,14 @@ def own_server(command, app=None, pep475='on', pace=0.0):
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
     bounds = Bounds(PROCESSES, SECONDS + 50 * pace)
     return ServerProcess(['sh', '-c', f'{LIMITS}; {command}'], env=env, bounds=bounds, pace=pace)
+
+
+def with_app(command, app):
+    """The command with the application where {app} stands, or behind it; app may be None or ''."""
+    if not app or '{app}' in command:
+        return command.replace('{app}', app or '')
+    # before a comment, and what would go on in the next line
+    return re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
 
 
 def heeding_pythonpath(command):
@@ -112,13 +116,23 @@ def report(experiment, verdict, part, command):
     tell(verdict.evidence, 'dim')
     if verdict.outcome == BUG:
         shown = hint(experiment.__name__, verdict.evidence)
-        started = heeding_pythonpath(command).replace('{port}', '8889')
-        typed = shown.command.replace('{server}', as_one_word(started))
-        below = '\n' + ' ' * 17
-        console.print(f'           type: {below.join(typed.splitlines())}', markup=False, soft_wrap=True)
+        below = '\n' + ' ' * 18
+        for what, typed in ('start', started(shown, command)), ('type', shown.command):
+            lines = below.join(typed.splitlines())
+            console.print(f'           {what + ":":<7}{lines}', markup=False, soft_wrap=True)
         tell(shown.look)
         if shown.cure != NO_STAGE:
             tell(f'cure: make diff-{shown.cure or cure(experiment.__name__, part).name}')
+
+
+def started(shown, command):
+    """How to start the server for a hint, in a terminal of its own."""
+    variables = 'PORT=8888 '
+    if shown.app:
+        variables += 'PATH=$PWD/.venv/bin:$PATH '
+    if shown.path:
+        variables += f'PYTHONPATH=$PWD/{shown.path} '
+    return variables + as_one_word(heeding_pythonpath(with_app(command.replace('{port}', '8888'), shown.app)))
 
 
 def as_one_word(command):

@@ -15,7 +15,7 @@ from laboratory.instruments.terminal import run
 from laboratory.instruments.watching import Watch
 
 FOLDER = stages.ROOT / 'pictures'
-WIDTH, HEIGHT = 80, 24  # characters
+WIDTH, HEIGHT = 96, 24  # characters
 
 
 def shown_by(*command):

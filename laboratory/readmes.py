@@ -1,12 +1,30 @@
-"""Writes what the READMEs show of the code: the diffs between stages, the tables of behaviours."""
+"""Writes what the pages show of the code: the diffs, the tables of behaviours, the diagrams.
+
+Each stands between a line <!-- diff -->, <!-- measured: part3 --> or <!-- trace --> and a line <!-- end -->.
+"""
 import sys
 
 from common import stages
 from common.diff import step
 from laboratory.experiments import tables
+from laboratory.instruments.diagram import diagram
 from laboratory.instruments.terminal import run
+from laboratory.instruments.timeline import one_request, traced
 
-DIFF_HEADING = '## Diff to the stage before\n'
+LONG = 60  # lines of a diff that is folded away
+
+
+def page_of(stage):
+    return stages.ROOT / stage.folder / 'README.md'
+
+
+def filled(text, name, fresh):
+    """The text of a page, with something fresh at the place of that name; raises ValueError without one."""
+    before, begin, rest = text.partition(f'<!-- {name} -->\n')
+    _, end, after = rest.partition('<!-- end -->\n')
+    if not end:
+        raise ValueError(f'a page has no place for {name}')
+    return before + begin + fresh + end + after
 
 
 def table(part, outcomes):
@@ -19,32 +37,41 @@ def table(part, outcomes):
     return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
 
 
+def diff(stage):
+    """The step to a stage from the one before it, in Markdown."""
+    before = stages.stage_before(stage)
+    lines = step(before, stage)
+    shown = '```diff\n' + '\n'.join(lines) + '\n```\n'
+    if len(lines) <= LONG:
+        return shown
+    return f'<details><summary>The diff from {before.name}</summary>\n\n{shown}\n</details>\n'
+
+
+def sequence(stage):
+    """What a stage does for one request, traced with the accept() of Python 2, in Markdown (Linux)."""
+    timeline = traced([sys.executable, stage.server], {'PYTHONPATH': stages.python_path('off')}, one_request)
+    return f'```mermaid\n{diagram(timeline)}```\n'
+
+
 def fresh_texts(outcomes):
-    """{path: text as it should be} for every README that shows something of the code.
+    """{path: text as it should be} for every page that shows a diff or a table.
 
     outcomes: what to write into the tables, in the form that tables.measured() returns.
     """
-    texts = {}
-    for stage in filter(stages.stage_before, stages.all_stages()):
-        diff = '\n'.join(step(stages.stage_before(stage), stage))
-        path = stages.ROOT / stage.folder / 'README.md'
-        story = path.read_text().partition(DIFF_HEADING)[0]
-        texts[path] = f'{story}{DIFF_HEADING}\n```diff\n{diff}\n```\n'
+    texts = {page_of(stage): filled(page_of(stage).read_text(), 'diff', diff(stage))
+             for stage in filter(stages.stage_before, stages.all_stages())}
     path = stages.ROOT / 'README.md'
-    text = path.read_text()
+    texts[path] = path.read_text()
     for part in outcomes:
-        before, begin, rest = text.partition(f'<!-- measured: {part} -->\n')
-        _, end, after = rest.partition('<!-- end -->\n')
-        if not end:
-            sys.exit(f'README.md has no place for the table of {part}')
-        text = before + begin + table(part, outcomes[part]) + end + after
-    texts[path] = text
+        texts[path] = filled(texts[path], f'measured: {part}', table(part, outcomes[part]))
     return texts
 
 
 def main():
     for path, text in fresh_texts(tables.measured(stages.all_stages())).items():
         path.write_text(text)
+    for stage in stages.stages_of('part3'):
+        page_of(stage).write_text(filled(page_of(stage).read_text(), 'trace', sequence(stage)))
 
 
 if __name__ == '__main__':

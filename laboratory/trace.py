@@ -10,13 +10,11 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 
 from common import settings, stages
-from laboratory.instruments.client import REQUEST, connect, read_reply
-from laboratory.instruments.process import ServerProcess, free_port
+from laboratory.instruments.process import free_port
 from laboratory.instruments.terminal import ENDINGS, console, run
-from laboratory.instruments.timeline import STRACE, Timeline
+from laboratory.instruments.timeline import one_request, traced
 
 
 def wait_for_requests(server):
@@ -31,15 +29,10 @@ def wait_for_requests(server):
 
 def send_a_request(server):
     with console.status('sending one request, and waiting until all is at rest'):
-        server.let_rest()
         try:
-            with connect(server) as client:
-                server.let_rest()  # in accept() again, before its child ends
-                client.sendall(REQUEST)
-                read_reply(client, server)
+            one_request(server)
         except OSError as error:
             console.print(f'The request has failed: {error}', markup=False)
-        server.let_rest()
 
 
 def main():
@@ -57,11 +50,7 @@ def main():
         sys.executable, stage.server, *stage.arguments]
     env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
     again = 'Python retries, PEP 475' if name and pep475 == 'on' else 'the program retries'
-    with tempfile.NamedTemporaryFile('r', errors='replace') as log:
-        with ServerProcess([*STRACE, '-o', log.name, *words], env=env) as server:
-            (wait_for_requests if mine else send_a_request)(server)
-            timeline = Timeline(log, server.port, again)
-    console.print(timeline.screen())
+    console.print(traced(words, env, wait_for_requests if mine else send_a_request, again).screen())
 
 
 if __name__ == '__main__':

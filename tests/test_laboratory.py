@@ -106,7 +106,7 @@ COMMANDS = {  # each command, with what it shows when it is in the midst of it
     'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
     'trace': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
     'grade': (None, {'SERVER': SERVER}, 'pass'),
-    'matrix': (None, {'STAGE': 'part3-v1.0'}, 'Measuring'),
+    'matrix': (None, {'STAGE': 'part3-v1.1'}, 'Measuring'),
     'watch': (None, {}, 'Nothing listens'),
 }
 
@@ -146,6 +146,18 @@ def test_a_command_that_is_interrupted_again_and_again_leaves_nothing(name, in_t
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.skipif(not kernel.LINUX, reason='looks at /proc')
+def test_ctrl_c_in_the_first_moment_is_not_a_traceback():
+    command = [sys.executable, '-m', 'common.environment', '-m', 'laboratory.matrix']
+    pipes = dict.fromkeys(['stdout', 'stderr'], subprocess.PIPE)
+    with subprocess.Popen(command, cwd=ROOT, text=True, **pipes) as run:
+        blocked = re.compile(r'^SigBlk:\t0*2$', re.MULTILINE)  # the bit of SIGINT
+        assert kernel.eventually(lambda: blocked.search(kernel.read(f'/proc/{run.pid}/status')))
+        run.send_signal(signal.SIGINT)
+        assert run.communicate(timeout=60) == ('', '')
+    assert run.returncode == 130
+
+
 @pytest.mark.parametrize('command', ['bug zombie', 'matrix', 'trace part3-v1.0'])
 def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     shell = f'{sys.executable} -m laboratory.{command} | head -c 1'
@@ -183,7 +195,7 @@ def test_a_trace_of_a_server_that_ends_at_once_says_so():
 
 @pytest.mark.long
 def test_watch_shows_what_happens_to_the_server(serve, terminal):
-    server = serve('part3-v1.1')
+    server = serve('part3-v1.1', env={'PORT': str(free_port())})
     watch = terminal('watch', PORT=str(server.port))
     watch.expect_exact(f'Watching part3-v1.1, process {server.pid} on port {server.port}')
     with connect(server) as client:

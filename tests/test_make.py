@@ -1,6 +1,7 @@
 """The commands that a reader types, and how they end."""
 import ast
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -207,7 +208,7 @@ def test_commands_that_need_a_venv_at_once_make_one(house):
     runs = [in_venv(house) for _ in range(4)]
     told = [run.communicate(timeout=60) for run in runs]
     assert [output for output, _ in told] == [f'{house}/.venv/bin/python runs\n'] * 4
-    setting_up = 'Setting up .venv: this takes a minute, and happens once ...\n'
+    setting_up = f'Setting up .venv for Python {platform.python_version()}, which takes a minute ...\n'
     assert sorted(errors for _, errors in told)[2:] == ['', setting_up]
 
 

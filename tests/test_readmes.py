@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from common.stages import ROOT, all_stages, stage_before
+from common.stages import ROOT, all_stages, stages_of
 from laboratory import readmes
 from laboratory.experiments.tables import EXPERIMENTS, expected
 from laboratory.instruments import kernel
@@ -143,8 +143,22 @@ def test_a_stage_has_a_readme_with_all_its_sections(stage):
     sections = re.findall(r'^## (.+)', text, re.MULTILINE)
     works = stage.name in ('part1', 'part2-final', 'part3-final')
     limits = 'What it does not do' if works else 'The bug it still has'
-    due = ['What is new', 'Try it', limits, 'Why', 'Predict']
-    assert sections == due + (['Diff to the stage before'] if stage_before(stage) else [])
+    assert sections == ['What is new', 'Predict', 'Try it', limits, 'Why']
+    assert text.count('<summary>Answer to the prediction</summary>') == 1
+
+
+@pytest.mark.parametrize('stage', stages_of('part3'), ids=lambda stage: stage.name)
+def test_the_diagram_of_a_stage_is_what_a_trace_shows(stage, tool):
+    tool('strace')
+    text = readmes.page_of(stage).read_text()
+    assert text == readmes.filled(text, 'trace', readmes.sequence(stage)), 'run `make readmes`'
+
+
+def test_a_console_is_typed_in_one_terminal_which_the_line_above_names():
+    for readme in READMES:
+        text = (ROOT / readme).read_text()
+        before = [line for line in re.findall(r'(.*)\n\n```console', text) if 'erminal' not in line]
+        assert [line for line in before if readme != 'README.md' or 'graded' not in line] == [], readme
 
 
 @pytest.mark.parametrize('readme', READMES)

@@ -19,11 +19,12 @@ from laboratory.experiments.apps import wsgi_probes
 from laboratory.experiments.hints import HINTS, VARIANTS, hint
 from laboratory.experiments.tables import expected
 from laboratory.experiments.verdicts import BUG, ENDED, NOT_TESTED, PASS, measure
-from laboratory.grade import own_server
+from laboratory.grade import own_server, started
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, OPEN, RST, Reply, connect, fetch, request, reset
-from laboratory.instruments.process import ServerProcess, stage_server
+from laboratory.instruments.process import ServerProcess, free_port, stage_server
 
+FRAMEWORKS = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where python3 has them
 CORPUS = f'{sys.executable} tests/corpus/wsgi_servers.py'
 
 
@@ -221,7 +222,7 @@ def test_a_hint_that_is_typed_shows_what_it_promises(tool, tmp_path, experiment)
     if change:
         changed(tmp_path, stage, *change)
         shutil.move(tmp_path / 'server.py', tmp_path / 'my_server.py')
-    said = typed(HINTS[experiment].command, tmp_path)
+    said = typed(HINTS[experiment], tmp_path)
     assert re.search(shown, said, re.DOTALL), said
     assert not re.search(not_shown, said), said
 
@@ -246,7 +247,7 @@ VARIANTS_TYPED = [
 def test_the_hint_for_one_wrong_thing_shows_that(tool, tmp_path, experiment, name, stage, shown, not_shown):
     tool('curl')
     shutil.copy(ROOT / find_stage(stage).server, tmp_path / 'my_server.py')
-    said = typed(hint(experiment, f'wrong: {name}: ...; and more').command, tmp_path)
+    said = typed(hint(experiment, f'wrong: {name}: ...; and more'), tmp_path)
     assert re.search(shown, said, re.DOTALL), said
     assert not re.search(not_shown, said), said
 
@@ -257,12 +258,11 @@ def test_there_is_a_hint_for_each_malformed_request_and_each_broken_promise():
         assert f'^wrong: {re.escape(name)}: ' in patterns
 
 
-def typed(command, folder):
-    """Type the command of a hint; return all that the terminal shows, what the server echoes left out."""
-    mine = f'{sys.executable} -u {folder}/my_server.py'
-    start, *rest = command.replace('python3 my_server.py', mine).splitlines()
-    with ServerProcess(['sh', '-c', start.removesuffix(' &').replace('PORT=8888 ', 'exec env ')]) as server:
-        script = '\n'.join(rest).replace('localhost:8888', f'127.0.0.1:{server.port}')
+def typed(hint, folder):
+    """Start a server as a hint says, type its command; return what both print without the server's echo."""
+    start = started(hint, f'python3 -u {folder}/my_server.py').replace('PORT=8888', f'PORT={free_port()}')
+    with ServerProcess(['sh', '-c', start], env={'PATH': FRAMEWORKS}) as server:
+        script = hint.command.replace('localhost:8888', f'127.0.0.1:{server.port}')
         env = {name: value for name, value in os.environ.items() if name != 'PROBES'}
         run = subprocess.run(['bash', '-c', script], env=env, text=True, capture_output=True, timeout=30)
         server.let_rest()

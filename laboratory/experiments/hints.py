@@ -1,7 +1,6 @@
 """What to tell somebody whose server has a bug: a command that shows it, and what to look for.
 
-The commands are typed in the top folder, while the server runs on port 8888; {server} is the
-command that starts it.
+The commands are typed in the top folder, while the server runs on port 8888 in another terminal.
 """
 import re
 from typing import NamedTuple
@@ -17,15 +16,16 @@ class Hint(NamedTuple):
     command: str
     look: str
     cure: str = ''  # the stage that cures it, where that is not the experiment's; NO_STAGE for none
+    path: str = ''  # a folder that the server's Python needs
+    app: str = ''  # the application that the server runs
 
 
 CURL = 'curl --max-time 2 http://localhost:8888/hello'
-RUN = 'PORT=8888 PYTHONPATH={} python3 my_server.py {} &'
-WITH_HELLO = RUN.format('part2/apps', 'flaskapp:app')
 NEXT = 'curl -i --max-time 2 http://localhost:8888/'
-WITH_PROBES = RUN.format('laboratory/experiments/apps', 'wsgi_probes:app')
+PROBES = {'path': 'laboratory/experiments/apps', 'app': 'wsgi_probes:app'}
 SILENT = 'sleep 9 | telnet localhost 8888 & sleep 1'
 LAST_PID = r"sed 's/.*pid=\([0-9]*\).*/\1/' | tail -1"  # of what ss -p says
+SERVER_PID = f"$(ss -tlnpH 'sport = :8888' | {LAST_PID})"
 HINTS = {
     'silent_client': Hint(
         'waits for a silent client',
@@ -40,18 +40,17 @@ HINTS = {
         'You see a CLOSE-WAIT line for every client that has gone: you have not closed its socket.'),
     'one_child': Hint(
         'leaves zombies',
-        f'{CURL}; ps -A -o pid,ppid,stat,comm | grep Z',
+        f'{CURL}; ps -o pid,ppid,stat,comm --ppid {SERVER_PID}',
         'You see your child as a zombie (Z): it has ended, and you do not wait() for it.'),
     'eintr': Hint(
         'dies of EINTR',
-        'PORT=8889 PYTHONPATH=$PWD/common/python2_accept {server} & '
-        'sleep 1; for i in 1 2 3; do curl --max-time 2 http://localhost:8889/hello; sleep 1; done; '
-        'pkill -P $!; kill $!',
+        'for i in 1 2 3; do curl --max-time 2 http://localhost:8888/hello; sleep 1; done',
         'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
-        'a SIGCHLD ended accept() with EINTR, and you did not call it again.'),
+        'a SIGCHLD ended accept() with EINTR, and you did not call it again.',
+        path='common/python2_accept'),
     'children_at_once': Hint(
         'leaves zombies when children end together',
-        'make client MAX_CLIENTS=128 HOLD=0; ps -A -o pid,ppid,stat,comm | grep -c Z',
+        f'make client MAX_CLIENTS=128 HOLD=0; ps -o stat --ppid {SERVER_PID} | grep -c Z',
         'You see zombies: SIGCHLD is not queued, and you reap one child for each signal.'),
     'stopped_child': Hint(
         'hangs while a child is stopped',
@@ -60,51 +59,53 @@ HINTS = {
         'You see curl time out: your handler waits for a child that has not ended.'),
     'hello': Hint(
         'does not run every framework',
-        f'{WITH_HELLO}\ncurl -i http://localhost:8888/hello',
+        'curl -i http://localhost:8888/hello',
         'You see no "Hello world from Flask!", and your server prints what Flask is missing: most often a '
-        'variable that PEP 3333 requires in the environ. Try pyramidapp:app and djangoapp:app too.'),
+        'variable that PEP 3333 requires in the environ. Try pyramidapp:app and djangoapp:app too.',
+        path='part2/apps', app='flaskapp:app'),
     'environ': Hint(
         'passes on only part of the request',
-        f"{WITH_PROBES}\ncurl -H 'X-Probe: one' 'http://localhost:8888/caf%C3%A9?a=1'",
+        "curl -H 'X-Probe: one' 'http://localhost:8888/caf%C3%A9?a=1'",
         'You see the environ without HTTP_X_PROBE, or a PATH_INFO with %C3 or ?a=1 in it: you pass on '
-        'the target as it came, and have not parsed the headers.'),
+        'the target as it came, and have not parsed the headers.', **PROBES),
     'whole_request': Hint(
         'reads only part of the request',
-        f'{WITH_PROBES}\n'
         'head -c 4096 /dev/zero | curl -s --data-binary @- http://localhost:8888/body | wc -c',
-        'You see a number other than 4096: you call recv() once, and take that for the whole request.'),
+        'You see a number other than 4096: you call recv() once, and take that for the whole request.',
+        **PROBES),
     'whole_response': Hint(
         'breaks rules of PEP 3333',
-        f'{WITH_PROBES}\n'
         'for path in wait closable own-headers change-before change-after write; do\n'
         '    curl -sSiN http://localhost:8888/$path; done',
         'You see "before, " two seconds before "after", your server prints "close() was called", and then '
         'come one Date, a 500, "raised again" and "written, returned". Whatever is missing is the bug. '
-        'Often the body is joined before it is sent, or start_response() returns no write().'),
+        'Often the body is joined before it is sent, or start_response() returns no write().', **PROBES),
     'validator': Hint(
         'fails wsgiref.validate',
-        f'{WITH_PROBES.replace(":app", ":checked")}\ncurl -i http://localhost:8888/',
+        'curl -i http://localhost:8888/',
         'You see your server print a complaint of wsgiref.validate, or not print "close() was called": '
-        'PEP 3333 wants close() to be called at the end of each request.'),
+        'PEP 3333 wants close() to be called at the end of each request.',
+        **PROBES | {'app': 'wsgi_probes:checked'}),
     'binary_body': Hint(
         'changes the bytes of a body',
-        f'{WITH_PROBES}\ncurl -s http://localhost:8888/binary | od -An -v -t u1 -w16',
-        'You see other numbers than 0 to 255: you decode, strip or split bytes that you should pass on.'),
+        'curl -s http://localhost:8888/binary | od -An -v -t u1 -w16',
+        'You see other numbers than 0 to 255: you decode, strip or split bytes that you should pass on.',
+        **PROBES),
     'outlives': Hint(
         'dies or hangs when a client or the application fails',
-        f'{WITH_PROBES}\ncurl http://localhost:8888/raise-before; {NEXT}',
+        f'curl http://localhost:8888/raise-before; {NEXT}',
         'You see no answer to the last client: one client, or one request, has ended your server or blocks '
-        'it. Catch failures in the one place where you handle a request.'),
+        'it. Catch failures in the one place where you handle a request.', **PROBES),
     'refuses': Hint(
         'accepts malformed requests',
-        f"{WITH_PROBES}\ncurl -i -H 'Host:' http://localhost:8888/",
+        "curl -i -H 'Host:' http://localhost:8888/",
         'You see 200, or no answer at all, where an error is due: you split the lines and take what '
-        'comes. Match each line against the grammar, and answer 400.'),
+        'comes. Match each line against the grammar, and answer 400.', **PROBES),
     'promises': Hint(
         'sends what an application must not send',
-        f'{WITH_PROBES}\ncurl -i http://localhost:8888/break-header',
+        'curl -i http://localhost:8888/break-header',
         'You see what the application must not send, or a 200 where an error is due: you send the headers '
-        'and the body as they come, and do not check them.'),
+        'and the body as they come, and do not check them.', **PROBES),
 }
 
 
@@ -119,7 +120,7 @@ def as_typed(data):
 def variants(experiment, commands):
     """What VARIANTS has for the first thing that is wrong: {its name: the command that shows it}."""
     hint = HINTS[experiment]
-    return [(experiment, f'^wrong: {re.escape(name)}: ', hint._replace(command=f'{WITH_PROBES}\n{command}'))
+    return [(experiment, f'^wrong: {re.escape(name)}: ', hint._replace(command=command))
             for name, command in commands.items()]
 
 
@@ -131,26 +132,27 @@ VARIANTS = [
         'or where SO_LINGER has 0 seconds.', NO_STAGE)),
     ('descriptors', ' 0 of them sockets', Hint(
         'leaks descriptors',
-        f"{CURL}; {CURL}; ls -l /proc/$(ss -tlnpH 'sport = :8888' | {LAST_PID})/fd",
+        f"{CURL}; {CURL}; ls -l /proc/{SERVER_PID}/fd",
         'You see a descriptor for every client that has gone: you opened it, and did not close it.',
         NO_STAGE)),
     ('one_child', 'does not end', Hint(
         'keeps children that have answered',
-        f"{CURL}; pid=$(ss -tlnpH 'sport = :8888' | {LAST_PID}); "
-        'ps -o pid,ppid,stat,args -p $pid --ppid $pid',
+        f'{CURL}; pid={SERVER_PID}; ps -o pid,ppid,stat,args -p $pid --ppid $pid',
         'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).',
         'part3-v1.1-fd-leak')),
     ('children_at_once', r'^(\d+) zombies after \1 |one by one',
      HINTS['one_child']._replace(cure='part3-v1.2')),
     ('outlives', '^wrong: an app that raises halfway', Hint(
         'sends half a body as if it were complete',
-        f'{WITH_PROBES}\ncurl -i http://localhost:8888/raise-after; echo "exit status $?"',
-        'You see exit status 0: FIN is how a body without Content-Length ends, so end it with a reset.')),
+        'curl -i http://localhost:8888/raise-after; echo "exit status $?"',
+        'You see exit status 0: FIN is how a body without Content-Length ends, so end it with a reset.',
+        **PROBES)),
     ('outlives', '^wrong: a client that is silent after its reply', Hint(
         'waits for a client that has its reply',
-        f"{WITH_PROBES}\n(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'; sleep 9) | "
+        f"(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\n\\r\\n'; sleep 9) | "
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
-        'You see curl time out: once you have sent a reply, give its client a moment only to close.')),
+        'You see curl time out: once you have sent a reply, give its client only a moment to close.',
+        **PROBES)),
     *variants('outlives', {'an app that calls exit': f'curl http://localhost:8888/exit; {NEXT}'}),
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +20,7 @@ from laboratory.instruments import kernel
 
 GUARD_EVERY = 0.1  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
+claims = deque(maxlen=50)  # sockets: what looks for a port at the same time finds their numbers taken
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
@@ -40,14 +42,19 @@ class ServerFailed(Exception):
 
 
 def free_port():
-    """A port below those that kernels give to clients: nobody else takes it by chance."""
+    """A port below those that kernels give to clients, which no other call returns for a while."""
     while True:
+        address = '127.0.0.1', random.randrange(10_000, 32_000)
+        claim = socket.socket(type=socket.SOCK_DGRAM)  # UDP has ports of its own: in nobody's way
         with socket.socket() as probe:
             try:
-                probe.bind(('127.0.0.1', random.randrange(10_000, 32_000)))
+                claim.bind(address)
+                probe.bind(address)
             except OSError:
+                claim.close()
                 continue
-            return probe.getsockname()[1]
+        claims.append(claim)
+        return address[1]
 
 
 class Bounds(NamedTuple):

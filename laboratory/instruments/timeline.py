@@ -1,9 +1,13 @@
 """The system calls that strace has seen, as the story of a server, its children and its clients."""
 import re
+import tempfile
 from itertools import count, groupby
 
 from rich.table import Table
 from rich.text import Text
+
+from laboratory.instruments.client import REQUEST, connect, read_reply
+from laboratory.instruments.process import ServerProcess
 
 CALLS = (  # those with a ? are not on every machine
     'bind listen accept accept4 ?fork ?vfork clone ?clone3 execve close shutdown ?dup ?dup2 dup3 fcntl '
@@ -17,6 +21,24 @@ RECEIVE = 'read', 'readv', 'recvfrom', 'recvmsg'
 SEND = 'write', 'writev', 'sendto', 'sendmsg', 'sendfile'
 WAIT = 'select', 'pselect6', 'poll', 'ppoll', 'epoll_wait', 'epoll_pwait'
 LISTENING = 0  # what the descriptor of a listening socket stands for; clients are 1, 2, ...
+
+
+def one_request(server):
+    """Send a request when the server waits in recv() for it, its parent in accept(); wait for the end."""
+    server.let_rest()
+    with connect(server) as client:
+        server.let_rest()
+        client.sendall(REQUEST)
+        read_reply(client, server)
+    server.let_rest()
+
+
+def traced(command, env, act, again='the program retries'):
+    """The Timeline of a server while act(server) runs; again is for the Timeline."""
+    with tempfile.NamedTemporaryFile('r', errors='replace') as log:
+        with ServerProcess([*STRACE, '-o', log.name, *command], env=env) as server:
+            act(server)
+            return Timeline(log, server.port, again)
 
 
 class Call:
