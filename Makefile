@@ -30,7 +30,7 @@ help:
 	@echo '  make part3-v1.2 PEP475=off                      ... with the accept() of Python 2'
 	@echo '  make part3-v1.2 PYTHON=python3.13               ... with another Python'
 	@echo
-	@echo 'Beside them:'
+	@echo 'Other commands:'
 	@sed -n 's/^## \(make [^:]*\): *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-49s %s\n", $$1, $$2}'
 
 ## make help-grade: what a command does, and its variables
@@ -41,11 +41,11 @@ $(HELPS): help-%:
 $(STAGES):
 	$(COMMON)run $@
 
-## make diff-part3-v1.2: the step to a stage from the one before
+## make diff-part3-v1.2: the diff from the stage before
 $(DIFFS): diff-%:
 	$(COMMON)diff $*
 
-## make diff FROM=part3-v1.1 TO=part3-final: the step between any two
+## make diff FROM=part3-v1.1 TO=part3-final: the diff between any two stages
 diff:
 	$(COMMON)diff
 
@@ -53,19 +53,19 @@ diff:
 $(BUGS): bug-%:
 	$(VENV) laboratory.bug $*
 
-## make watch: what the kernel sees of the server on PORT, live
+## make watch: what the kernel knows about the server on PORT, live
 watch:
 	$(VENV) laboratory.watch
 
-## make trace-part3-v1.2: its system calls as a timeline (Linux)
+## make trace-part3-v1.2: the system calls of a stage, as a timeline (Linux)
 $(TRACES): trace-%:
 	$(VENV) laboratory.trace $*
 
-## make trace SERVER='python3 my_server.py': those of your own
+## make trace SERVER='python3 my_server.py': the system calls of your own server
 trace:
 	$(VENV) laboratory.trace
 
-## make grade SERVER='python3 my_server.py': which stage is it like?
+## make grade SERVER='python3 my_server.py': which stage does yours behave like?
 grade:
 	$(VENV) laboratory.grade
 
@@ -82,7 +82,7 @@ client:
 test:
 	$(VENV) pytest $(ARGS)
 
-## make corpus: grades servers that many use, in .venv-corpus
+## make corpus: grades well-known servers, in .venv-corpus
 corpus: .venv-corpus/made
 	$(VENV) pytest -n 4 tests/corpus $(ARGS)
 
@@ -91,15 +91,15 @@ corpus: .venv-corpus/made
 	.venv-corpus/bin/pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
-## make lint: what ruff says of the code
+## make lint: checks the code with ruff
 lint:
 	$(VENV) ruff check
 
-## make readmes: writes the diffs and tables of the READMEs anew
+## make readmes: updates the diffs and tables in the READMEs
 readmes:
 	$(VENV) laboratory.readmes
 
-## make pictures: draws the pictures of the README anew
+## make pictures: redraws the pictures in the README
 pictures:
 	$(VENV) laboratory.pictures
 

@@ -3,8 +3,8 @@
     make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5 HOST=127.0.0.1 PORT=8888
     python3 common/client.py --max-clients 128 --max-conns 8 --hold 5 --host 127.0.0.1 --port 8888
 
-HOLD is the number of seconds after which it ends instead. Says how many connections were made,
-answered and refused. The exit status is 1 where not all of them were answered.
+With HOLD it ends after that many seconds instead. It prints how many connections were made,
+answered and refused. The exit status is 1 if not all of them were answered.
 Article: https://ruslanspivak.com/lsbaws-part3/
 """
 import argparse

@@ -1,4 +1,4 @@
-"""Shows the step to a stage from the one before it, or between any two.
+"""Shows the diff from one stage to the next, or between any two.
 
     make diff-part3-v1.2
     make diff FROM=part3-v1.1 TO=part3-final
@@ -37,7 +37,7 @@ def main(name=None):
         after = find_stage(name)
         before = stage_before(after)
         if before is None:
-            sys.exit(f'{name} is the first stage of its part: there is none before it')
+            sys.exit(f'{name} is the first stage of its part: no stage comes before it')
     else:
         before, after = map(find_stage, names)
     show(coloured(step(before, after)))

@@ -23,11 +23,19 @@ def python():
     """
     with open(REQUIREMENTS) as requirements:
         fcntl.flock(requirements, fcntl.LOCK_EX)
-        wanted = f'# Python {sys.version.split()[0]}\n{requirements.read()}'
-        if not STAMP.exists() or STAMP.read_text() != wanted:
+        if not is_ready():
             make()
-            STAMP.write_text(wanted)
+            STAMP.write_text(wanted())
     return str(VENV / 'bin/python')
+
+
+def wanted():
+    """What the stamp of .venv should say."""
+    return f'# Python {sys.version.split()[0]}\n{REQUIREMENTS.read_text()}'
+
+
+def is_ready():
+    return STAMP.exists() and STAMP.read_text() == wanted()
 
 
 def make():
@@ -53,6 +61,6 @@ if __name__ == '__main__':
         path = python()
     except KeyboardInterrupt:
         sys.exit(130)
-    if ''.join(sys.argv[2:3]).startswith('laboratory.'):  # Ctrl-C waits for terminal.run(), which can take it
+    if any(word.startswith('laboratory.') for word in sys.argv[2:3]):  # terminal.run() takes Ctrl-C
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(path, [path, *sys.argv[1:]])

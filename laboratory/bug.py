@@ -1,4 +1,4 @@
-"""One bug as a short scene: a prediction, the stage that has it, the stage that cures it, the diff.
+"""Shows one bug: asks for a prediction, runs the stage that has it and the one that cures it, shows the diff.
 
     make bug-lost-signal
     GUESS=no    does not ask for a prediction
@@ -42,7 +42,7 @@ SCENES = {
     'eintr': Scene(
         'A signal interrupts accept(), with the accept() of Python 2. Does the server survive?',
         part3.eintr, 'output', 'part3-v1.3',
-        'a signal handler interrupts the system call that the process waits in. Call it again.'),
+        'a signal with a handler interrupts the call that the process is waiting in. Call it again.'),
     'lost-signal': Scene(
         '24 children end at the same moment. How many zombies are left?',
         part3.children_at_once, 'processes', 'part3-final',

@@ -1,14 +1,15 @@
 """make grade SERVER='python3 my_server.py': tests a server of your own, in any language.
 
-The command is run by a shell, with the port to listen on in PORT; a {port} in it is replaced too.
+A shell runs the command. The port to listen on is in the variable PORT. The grader also puts it in
+place of {port} in the command.
 
-    PART=2            tests a WSGI server, which gets an application as module:callable behind the
-                      command, or where {app} stands in it; python3 is one that has the frameworks
+    PART=2            tests a WSGI server, which gets an application as module:callable: at the end
+                      of the command, or in place of {app}; python3 has the frameworks here
     STAGE=part3-v1.1  asks only for what that stage can do
     WATCH=1           tests again whenever a file that the command names changes
 
-The exit status is 0 when every question is a pass, 1 when one is not, 2 when the server could
-not be tested. (make turns each but 0 into its own 2.)
+The exit status is 0 if no bug was found, 1 if a question found a bug or could not be answered, and
+2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
 """
 import errno
 import os
@@ -24,7 +25,7 @@ from itertools import pairwise
 from rich.text import Text
 
 from common import settings, stages
-from laboratory.experiments.hints import NO_STAGE, hint
+from laboratory.experiments.hints import NO_STAGE, PYTHON2_ACCEPT, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
 from laboratory.experiments.verdicts import BUG, NO_CHILD, NO_HANDLER, NO_VERDICT, PASS, by_eintr, measure
 from laboratory.instruments import kernel
@@ -47,9 +48,7 @@ LIMITS = '; '.join([
 def own_server(command, app=None, pep475='on', pace=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
-    command = with_app(command.replace('{port}', port), app)
-    if pep475 == 'off':
-        command = heeding_pythonpath(command)
+    command = as_run(command, port, app, pep475)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
@@ -57,8 +56,14 @@ def own_server(command, app=None, pep475='on', pace=0.0):
     return ServerProcess(['sh', '-c', f'{LIMITS}; {command}'], env=env, bounds=bounds, pace=pace)
 
 
+def as_run(command, port, app, pep475):
+    """The reader's command with its port and its application (None or '' for none)."""
+    command = with_app(command.replace('{port}', port), app)
+    return heeding_pythonpath(command) if pep475 == 'off' else command
+
+
 def with_app(command, app):
-    """The command with the application where {app} stands, or behind it; app may be None or ''."""
+    """The command with the application where {app} stands, or behind it."""
     if not app or '{app}' in command:
         return command.replace('{app}', app or '')
     # before a comment, and what would go on in the next line
@@ -96,7 +101,7 @@ def try_out(start, app):
 
 
 def asked_for(stage):
-    """The experiments that hold in this stage."""
+    """The experiments that this stage passes."""
     row = expected(stage.part)[stage.name]
     return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == PASS]
 
@@ -117,27 +122,29 @@ def report(experiment, verdict, part, command):
     if verdict.outcome == BUG:
         shown = hint(experiment.__name__, verdict.evidence)
         below = '\n' + ' ' * 18
-        for what, typed in ('start', started(shown, command)), ('type', shown.command):
+        for what, typed in ('start', start_line(shown, command)), ('type', shown.command):
             lines = below.join(typed.splitlines())
-            console.print(f'           {what + ":":<7}{lines}', markup=False, soft_wrap=True)
+            console.print(Text(f'           {what + ":":<7}{lines}'), soft_wrap=True)
         tell(shown.look)
         if shown.cure != NO_STAGE:
             tell(f'cure: make diff-{shown.cure or cure(experiment.__name__, part).name}')
 
 
-def started(shown, command):
-    """How to start the server for a hint, in a terminal of its own."""
+def start_line(shown, command):
+    """What is typed to start the server for a hint, in a terminal of its own."""
+    pep475 = 'off' if shown.path == PYTHON2_ACCEPT else 'on'
     variables = 'PORT=8888 '
     if shown.app:
         variables += 'PATH=$PWD/.venv/bin:$PATH '
     if shown.path:
         variables += f'PYTHONPATH=$PWD/{shown.path} '
-    return variables + as_one_word(heeding_pythonpath(with_app(command.replace('{port}', '8888'), shown.app)))
+    return variables + as_one_command(as_run(command, '8888', shown.app, pep475))
 
 
-def as_one_word(command):
-    """A command as it can stand between others."""
-    return command if re.fullmatch(r'[\w./ =:-]+', command) else f'sh -c {shlex.quote(command)}'
+def as_one_command(command):
+    """A command as it can stand behind variables; exec would replace the shell of the reader."""
+    plain = re.fullmatch(r'(?!(\S+=\S* )*exec )[\w./ =:-]+', command)
+    return command if plain else f'sh -c {shlex.quote(command)}'
 
 
 def summary(verdicts, goal):
@@ -192,7 +199,7 @@ def like_none(experiment, verdict):
 
 
 def grade(command, goal):
-    """Run the experiments that the goal, a stage, asks for; return whether all of them hold."""
+    """Run the experiments that the goal, a stage, asks for; return whether none found a bug."""
     start = partial(own_server, command)
     part = stages.stages_of(goal.part)
     verdicts = {}

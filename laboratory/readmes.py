@@ -9,9 +9,9 @@ from common.diff import step
 from laboratory.experiments import tables
 from laboratory.instruments.diagram import diagram
 from laboratory.instruments.terminal import run
-from laboratory.instruments.timeline import one_request, traced
+from laboratory.instruments.timeline import need_strace, one_request, traced
 
-LONG = 60  # lines of a diff that is folded away
+LONG = 60  # lines; a longer diff is folded away
 
 
 def page_of(stage):
@@ -23,7 +23,7 @@ def filled(text, name, fresh):
     before, begin, rest = text.partition(f'<!-- {name} -->\n')
     _, end, after = rest.partition('<!-- end -->\n')
     if not end:
-        raise ValueError(f'a page has no place for {name}')
+        raise ValueError(f'no <!-- {name} --> and <!-- end --> in {text.partition(chr(10))[0]!r}')
     return before + begin + fresh + end + after
 
 
@@ -68,6 +68,7 @@ def fresh_texts(outcomes):
 
 
 def main():
+    need_strace()
     for path, text in fresh_texts(tables.measured(stages.all_stages())).items():
         path.write_text(text)
     for stage in stages.stages_of('part3'):

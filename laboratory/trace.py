@@ -1,20 +1,19 @@
-"""Shows the system calls of a server, its children and threads as a timeline, by strace (Linux).
+"""Shows the system calls of a server, its children and threads as a timeline, with strace (Linux).
 
     make trace-part3-v1.2
-    make trace SERVER='python3 my_server.py'    one of your own, with its port in PORT, or for {port}
+    make trace SERVER='python3 my_server.py'    your own server, with its port in PORT and in place of {port}
 
     REQUEST=no      waits for your requests, on HOST and PORT, instead of sending one
     PEP475=off      with the accept() of Python 2
 """
 import os
-import shutil
 import signal
 import sys
 
 from common import settings, stages
 from laboratory.instruments.process import free_port
 from laboratory.instruments.terminal import ENDINGS, console, run
-from laboratory.instruments.timeline import one_request, traced
+from laboratory.instruments.timeline import need_strace, one_request, traced
 
 
 def wait_for_requests(server):
@@ -43,8 +42,7 @@ def main():
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:
         stage = stages.find_stage(name)
-    if sys.platform != 'linux' or not shutil.which('strace'):
-        sys.exit('This needs Linux and strace: on Debian and Ubuntu, apt install strace')
+    need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
     words = ['sh', '-c', command.replace('{port}', str(port))] if command else [
         sys.executable, stage.server, *stage.arguments]

@@ -2,8 +2,8 @@
 
     make watch PORT=8888
 
-When the server ends, it waits for the next one. q ends it. It looks through the kernel and never
-connects. It does not see what comes and goes between two looks.
+When the server ends, the command waits for the next one. q ends the command. It gets everything
+from the kernel and never connects. It misses what comes and goes between two looks.
 """
 import os
 import select
@@ -20,8 +20,8 @@ from laboratory.instruments import kernel
 from laboratory.instruments.terminal import console, run
 from laboratory.instruments.watching import Watch
 
-EVERY = 0.25  # seconds between two looks at the least
-SHARE = 0.06  # of one core at the most
+EVERY = 0.25  # seconds between two looks, at least
+SHARE = 0.2  # of one core, at most
 
 
 @contextmanager
@@ -41,8 +41,10 @@ def keys():
 
 def wait_for_server(port, pressed):
     """The pid of the server on that port, once there is one; None when q is pressed."""
+    if pid := kernel.who_listens(port):
+        return pid
     waiting = f'Nothing listens on port {port} yet: run a stage in another terminal'
-    if not console.is_terminal and not kernel.who_listens(port):
+    if not console.is_terminal:
         print(waiting, flush=True)
     with console.status(waiting):
         while not (pid := kernel.who_listens(port)):
@@ -55,7 +57,7 @@ def watch(pid, port, pressed):
     """Watch that server until it ends; return whether q was pressed."""
     seen = Watch(pid, port)
     if not console.is_terminal:
-        print(seen.title(), flush=True)
+        print(seen.title, flush=True)
     with Live(console=console, auto_refresh=False, screen=console.is_terminal, transient=True) as live:
         while kernel.alive(pid):
             began = time.process_time()

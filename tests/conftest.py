@@ -17,7 +17,8 @@ for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE
 # a shell starts a job in the background with SIGINT ignored, and the servers would inherit that;
 # the others end the tests as Ctrl-C does, with their servers
 for signum in signal.SIGINT, signal.SIGTERM, signal.SIGHUP:
-    signal.signal(signum, signal.default_int_handler)
+    if signum == signal.SIGINT or signal.getsignal(signum) != signal.SIG_IGN:  # as nohup does
+        signal.signal(signum, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items):

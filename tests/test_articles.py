@@ -19,12 +19,12 @@ def run_python(code):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
 
-def test_a_socket_takes_bytes_and_no_text():
+def test_a_socket_takes_bytes_but_not_text():
     with socket.socket() as sock, pytest.raises(TypeError, match='a bytes-like object is required'):
         sock.sendall('HTTP/1.1 200 OK')
 
 
-def test_os_write_takes_bytes_and_no_text():
+def test_os_write_takes_bytes_but_not_text():
     with pytest.raises(TypeError, match='a bytes-like object is required'):
         os.write(1, 'hello\n')
 
@@ -77,7 +77,7 @@ except ChildProcessError:
 ''') == '(0, 0)\nECHILD\n'
 
 
-def test_print_in_a_signal_handler_can_meet_a_print():
+def test_print_in_a_signal_handler_can_interrupt_another_print():
     """The signal comes here while the first print is in the kernel's write, which takes no luck."""
     assert 'RuntimeError: reentrant call inside' in run_python('''
 import io, os, signal, sys

@@ -74,7 +74,7 @@ def test_without_a_server_all_are_refused():
     ['--max-clients', '0'], ['--max-conns', 'ten'], ['--port', '65536'], ['--hold', '-1'], ['--mick'],
     ['--max-clients', '101', '--max-conns', '100'],
 ])
-def test_a_bad_option_is_told(options):
+def test_a_bad_option_is_reported(options):
     run = run_client(*options)
     assert run.returncode == 2
     assert run.stderr.startswith('client: ')

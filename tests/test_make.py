@@ -105,7 +105,7 @@ def test_what_is_wrong_is_told_in_one_line(words, told):
     ('diff-nosuch', 'diff-part3-v1.2'), ('trace-nosuch', 'trace-part3-v1.2'), ('help-nosuch', 'help-grade'),
     ('nosuch', 'watch'), ('tests', 'grade'),
 ])
-def test_a_name_that_is_none_is_told_with_those_that_are(name, listed):
+def test_an_unknown_command_is_answered_with_a_list_of_the_known_ones(name, listed):
     status, output, errors = make(name)
     (line,) = errors.splitlines()
     assert f'make {name}: there is no such command; there are ' in line
@@ -228,7 +228,7 @@ def test_without_a_network_a_venv_cannot_be_made_and_nothing_pretends_it_is(hous
     assert not (house / '.venv/made-for').exists()
 
 
-def test_a_python_that_cannot_make_a_venv_is_told(house):
+def test_a_python_that_cannot_make_a_venv_is_reported(house):
     code = 'import sys; sys.modules["ensurepip"] = None; from common import environment; environment.python()'
     run = subprocess.run([sys.executable, '-c', code], cwd=house, text=True, capture_output=True)
     assert run.stderr.startswith(f'{sys.executable} cannot set up .venv: ')

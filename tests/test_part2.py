@@ -46,7 +46,7 @@ def test_request_and_response_are_echoed_as_curl_does(serve, stage):
     assert lines[5] == '> HTTP/1.1 200 OK'
 
 
-def test_only_v1_0_takes_the_query_for_a_part_of_the_path(serve):
+def test_only_v1_0_leaves_the_query_in_the_path(serve):
     assert status_of(serve('part2-v1.0', 'flaskapp:app'), request('GET', '/hello?x=1')) == 404
     assert status_of(serve('part2-v1.1', 'flaskapp:app'), request('GET', '/hello?x=1')) == 200
 

@@ -131,7 +131,7 @@ def test_v1_1_leaves_a_zombie_for_every_request(serve, requests):
     assert len(kernel.zombies(kernel.children(server.pid))) == len(kernel.children(server.pid)) == requests
 
 
-def test_kill_9_does_not_rid_of_a_zombie(serve):
+def test_kill_9_does_not_remove_a_zombie(serve):
     server = serve(CURED)
     answer(server)
     server.wait_until(lambda: kernel.zombies(kernel.children(server.pid)))

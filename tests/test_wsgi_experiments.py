@@ -19,7 +19,7 @@ from laboratory.experiments.apps import wsgi_probes
 from laboratory.experiments.hints import HINTS, VARIANTS, hint
 from laboratory.experiments.tables import expected
 from laboratory.experiments.verdicts import BUG, ENDED, NOT_TESTED, PASS, measure
-from laboratory.grade import own_server, started
+from laboratory.grade import own_server, start_line
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, OPEN, RST, Reply, connect, fetch, request, reset
 from laboratory.instruments.process import ServerProcess, free_port, stage_server
@@ -258,11 +258,11 @@ def test_there_is_a_hint_for_each_malformed_request_and_each_broken_promise():
         assert f'^wrong: {re.escape(name)}: ' in patterns
 
 
-def typed(hint, folder):
+def typed(shown, folder):
     """Start a server as a hint says, type its command; return what both print without the server's echo."""
-    start = started(hint, f'python3 -u {folder}/my_server.py').replace('PORT=8888', f'PORT={free_port()}')
+    start = start_line(shown, f'python3 -u {folder}/my_server.py').replace('PORT=8888', f'PORT={free_port()}')
     with ServerProcess(['sh', '-c', start], env={'PATH': FRAMEWORKS}) as server:
-        script = hint.command.replace('localhost:8888', f'127.0.0.1:{server.port}')
+        script = shown.command.replace('localhost:8888', f'127.0.0.1:{server.port}')
         env = {name: value for name, value in os.environ.items() if name != 'PROBES'}
         run = subprocess.run(['bash', '-c', script], env=env, text=True, capture_output=True, timeout=30)
         server.let_rest()

@@ -9,6 +9,7 @@ from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
 from laboratory.instruments.client import request
 
 NO_STAGE = 'no stage'
+PYTHON2_ACCEPT = 'common/python2_accept'
 
 
 class Hint(NamedTuple):
@@ -47,7 +48,7 @@ HINTS = {
         'for i in 1 2 3; do curl --max-time 2 http://localhost:8888/hello; sleep 1; done',
         'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
         'a SIGCHLD ended accept() with EINTR, and you did not call it again.',
-        path='common/python2_accept'),
+        path=PYTHON2_ACCEPT),
     'children_at_once': Hint(
         'leaves zombies when children end together',
         f'make client MAX_CLIENTS=128 HOLD=0; ps -o stat --ppid {SERVER_PID} | grep -c Z',
@@ -71,7 +72,7 @@ HINTS = {
     'whole_request': Hint(
         'reads only part of the request',
         'head -c 4096 /dev/zero | curl -s --data-binary @- http://localhost:8888/body | wc -c',
-        'You see a number other than 4096: you call recv() once, and take that for the whole request.',
+        'You see a number other than 4096: you call recv() once, and treat that as the whole request.',
         **PROBES),
     'whole_response': Hint(
         'breaks rules of PEP 3333',
@@ -89,7 +90,8 @@ HINTS = {
     'binary_body': Hint(
         'changes the bytes of a body',
         'curl -s http://localhost:8888/binary | od -An -v -t u1 -w16',
-        'You see other numbers than 0 to 255: you decode, strip or split bytes that you should pass on.',
+        'You see something other than the numbers 0 to 255 in order: you decode, strip or split bytes '
+        'that you should pass on.',
         **PROBES),
     'outlives': Hint(
         'dies or hangs when a client or the application fails',

@@ -1,6 +1,5 @@
 """What every stage is expected to answer, and what it does answer."""
 import re
-from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -41,7 +40,7 @@ def expected(part):
     return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
 
 
-def verdicts(stages, follow=lambda runs: runs):
+def measure_all(stages, follow=lambda runs: runs):
     """Run every experiment on those stages: {(stage, experiment): Verdict}.
 
     follow    is given the runs, and yields them again, to show how far it is
@@ -58,7 +57,8 @@ def verdicts(stages, follow=lambda runs: runs):
 
 def measured(stages, follow=lambda runs: runs):
     """What expected() should be: {part: {stage name: {name of the experiment: outcome}}}."""
-    outcomes = defaultdict(lambda: defaultdict(dict))
-    for (stage, experiment), verdict in verdicts(stages, follow).items():
-        outcomes[stage.part][stage.name][experiment.__name__] = verdict.outcome
+    outcomes = {}
+    for (stage, experiment), verdict in measure_all(stages, follow).items():
+        row = outcomes.setdefault(stage.part, {}).setdefault(stage.name, {})
+        row[experiment.__name__] = verdict.outcome
     return outcomes

@@ -20,12 +20,13 @@ from laboratory.instruments import kernel
 
 GUARD_EVERY = 0.1  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
-claims = deque(maxlen=50)  # sockets: what looks for a port at the same time finds their numbers taken
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 START = 20  # seconds in which it must listen, and print what is waited for
 WORK = 1  # seconds of CPU that a server may use before what is awaited
+
+claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
 
 
 class ServerFailed(Exception):
@@ -45,7 +46,7 @@ def free_port():
     """A port below those that kernels give to clients, which no other call returns for a while."""
     while True:
         address = '127.0.0.1', random.randrange(10_000, 32_000)
-        claim = socket.socket(type=socket.SOCK_DGRAM)  # UDP has ports of its own: in nobody's way
+        claim = socket.socket(type=socket.SOCK_DGRAM)  # UDP: a server that wants TCP is not disturbed
         with socket.socket() as probe:
             try:
                 claim.bind(address)

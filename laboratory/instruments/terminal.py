@@ -21,7 +21,7 @@ def run(main):
             signal.signal(signum, end)
     status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)  # what came earlier comes now, see environment.py
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # blocked by environment.py
         status = main()
     except KeyboardInterrupt as interrupt:
         status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)

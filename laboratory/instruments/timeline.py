@@ -1,5 +1,7 @@
 """The system calls that strace has seen, as the story of a server, its children and its clients."""
 import re
+import shutil
+import sys
 import tempfile
 from itertools import count, groupby
 
@@ -23,6 +25,12 @@ WAIT = 'select', 'pselect6', 'poll', 'ppoll', 'epoll_wait', 'epoll_pwait'
 LISTENING = 0  # what the descriptor of a listening socket stands for; clients are 1, 2, ...
 
 
+def need_strace():
+    """Exit with one line where nothing can be traced."""
+    if sys.platform != 'linux' or not shutil.which('strace'):
+        sys.exit('This needs Linux and strace: on Debian and Ubuntu, apt install strace')
+
+
 def one_request(server):
     """Send a request when the server waits in recv() for it, its parent in accept(); wait for the end."""
     server.let_rest()
@@ -34,7 +42,7 @@ def one_request(server):
 
 
 def traced(command, env, act, again='the program retries'):
-    """The Timeline of a server while act(server) runs; again is for the Timeline."""
+    """The Timeline of a server while act(server) runs; again as in Timeline."""
     with tempfile.NamedTemporaryFile('r', errors='replace') as log:
         with ServerProcess([*STRACE, '-o', log.name, *command], env=env) as server:
             act(server)

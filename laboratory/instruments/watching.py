@@ -20,6 +20,8 @@ class Watch:
 
     def __init__(self, pid, port):
         self.pid, self.port = pid, port
+        stage = stage_of(kernel.command(pid))
+        self.title = f'Watching {stage.name if stage else "a server"}, process {pid} on port {port}'
         self.states, self.log = {}, deque(maxlen=200)
         self.zombies, self.descriptors = deque(maxlen=40), deque(maxlen=40)
 
@@ -49,14 +51,10 @@ class Watch:
                 yield f'{what} {"reaped" if state == "zombie" else "ended and reaped"}' \
                     if what.startswith('child') else f'{what} gone'
 
-    def title(self):
-        stage = stage_of(kernel.command(self.pid))
-        return f'Watching {stage.name if stage else "a server"}, process {self.pid} on port {self.port}'
-
     def screen(self, height):
         """All of it, for a terminal of that many lines."""
         room = max(2, (height - 13) // 3)
-        title = Text(f'{self.title()}; q ends', 'bold')
+        title = Text(f'{self.title}; q ends', 'bold')
         log = Text('\n'.join(list(self.log)[-room:]), 'dim')
         tables = views.processes(self.pid, room), Text(), views.connections(self.port, room)
         graphs = graph('zombies', self.zombies), graph('descriptors', self.descriptors)
