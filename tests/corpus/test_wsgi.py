@@ -59,7 +59,8 @@ NAMED = {  # what is said of it, for one, with the bytes that came
         'refuses': 'two Hosts: 200', 'promises': 'a body for HEAD',
     },
     'granian': {
-        'whole_response': r'write\(\): 500', 'outlives': 'looks whole', 'refuses': 'a chunk without a size',
+        'whole_response': r'write\(\): 500', 'outlives': 'looks complete',
+        'refuses': 'a chunk without a size',
         'promises': r'no start_response\(\): 200',
     },
     'hypercorn': {
@@ -71,11 +72,11 @@ NAMED = {  # what is said of it, for one, with the bytes that came
         'promises': 'Smuggled',
     },
     'wsgiref': {
-        'whole_response': "200 with b''", 'outlives': 'looks whole', 'refuses': 'in words: 200',
+        'whole_response': "200 with b''", 'outlives': 'looks complete', 'refuses': 'in words: 200',
         'promises': 'Smuggled',
     },
     'wsgiref_threads': {
-        'whole_response': "200 with b''", 'outlives': 'looks whole', 'refuses': 'in words: 200',
+        'whole_response': "200 with b''", 'outlives': 'looks complete', 'refuses': 'in words: 200',
         'promises': 'Smuggled',
     },
     'werkzeug': {
@@ -115,7 +116,7 @@ NAMED = {  # what is said of it, for one, with the bytes that came
     },
     'paste': {
         'environ': "PATH_INFO is '/café x'", 'whole_response': 'Date is sent twice',
-        'outlives': 'looks whole', 'refuses': 'no Host', 'promises': 'Smuggled',
+        'outlives': 'looks complete', 'refuses': 'no Host', 'promises': 'Smuggled',
     },
     'uvicorn': {
         'whole_response': 'Date is sent twice', 'refuses': 'a Host with a space', 'promises': 'twice: 200',
