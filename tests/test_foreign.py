@@ -48,23 +48,23 @@ def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
     assert found.outcome == outcome, found
 
 
-def test_a_server_that_never_rests_is_judged_all_the_same():
+def test_a_server_that_never_rests_is_still_judged():
     assert verdict(f'{sys.executable} tests/servers/busy.py', 'end_of_reply').outcome == 'pass'
 
 
 @pytest.mark.parametrize('option', ['-I', '-BuE'])
-def test_a_python_that_heeds_no_variables_is_given_the_old_accept(option):
+def test_a_python_that_ignores_variables_gets_the_old_accept_too(option):
     assert verdict(f'{sys.executable} {option} part3/v1.2/server.py', 'eintr').outcome == 'bug'
 
 
-def test_where_the_old_accept_cannot_be_given_nothing_is_said_of_eintr(tmp_path):
+def test_without_the_old_accept_eintr_is_not_tested(tmp_path):
     script = tmp_path / 'server.py'
     script.write_text(f'#!{sys.executable} -I\n{(ROOT / "part3/v1.2/server.py").read_text()}')
     script.chmod(0o755)
     assert verdict(str(script), 'eintr').outcome == 'not tested'
 
 
-def test_a_reply_that_pauses_is_waited_for():
+def test_the_grader_waits_for_a_reply_that_pauses():
     start = partial(own_server, f'{sys.executable} tests/servers/foreign.py pauses')
     pace = try_out(start, None)
     assert pace > 0.2

@@ -148,7 +148,7 @@ def test_a_hint_says_how_to_start_the_server(command, typed):
     ('floods.py', 'it did not listen, but ended, with exit status 1'),
     ('ends_at_once.py', 'it ended when its first client came; it printed:\nTraceback'),
 ])
-def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
+def test_a_server_that_cannot_be_tested_is_reported(tmp_path, server, told):
     status, _, errors = run_grade(copied(server, tmp_path))
     assert status == 2
     assert errors.startswith(f'Your server could not be tested: {told}')
@@ -156,7 +156,7 @@ def test_a_server_that_cannot_be_tested_is_told(tmp_path, server, told):
     assert left_over(tmp_path) == []
 
 
-def test_a_fixed_port_that_is_still_in_use_is_told_how_to_be_shared(tmp_path):
+def test_a_server_with_a_fixed_port_is_told_to_share_it(tmp_path):
     (tmp_path / 'fixed.py').write_text(
         'import socket\n'
         'listen_socket = socket.socket()\n'
@@ -222,7 +222,7 @@ def left_over(folder):
     'cd part3/v1.0 && {python} server.py; true',
     'PORT={{port}} {python} part3/v1.0/server.py',
 ])
-def test_a_command_is_what_the_shell_takes_for_one(command):
+def test_the_shell_decides_what_a_command_is(command):
     with grade.own_server(command.format(python=sys.executable)) as server:
         assert exchange(server).data.endswith(b'Hello, World!\n')
 
@@ -233,7 +233,7 @@ def test_a_command_is_what_the_shell_takes_for_one(command):
     ('python3 s.py \\', 'python3 s.py x:app'),
     ('python3 s.py {app} --quiet', 'python3 s.py x:app --quiet'),
 ])
-def test_the_application_is_written_behind_the_command(command, with_app):
+def test_the_application_is_appended_to_the_command(command, with_app):
     assert grade.own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
 
 

@@ -189,7 +189,7 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
      'PART=2 STAGE=part3-v1.1: that stage belongs to part 3'),
     (grade, {'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe is not valid: use 0 or 1'),
 ])
-def test_a_bad_variable_is_told_in_one_line(monkeypatch, command, env, told):
+def test_a_bad_variable_is_reported_in_one_line(monkeypatch, command, env, told):
     monkeypatch.setattr(sys, 'argv', ['make', *['zombie'] * (command is bug)])
     for name, value in env.items():
         monkeypatch.setenv(name, value)
@@ -338,7 +338,7 @@ def test_the_matrix_measures_a_stage():
     assert status == 0
 
 
-def test_what_a_client_or_server_sends_cannot_paint_the_terminal():
+def test_what_a_client_or_server_sends_cannot_control_the_terminal():
     assert printable('a\x1b[2J\r\nb\x9bé') == 'a\\x1b[2J\\r\\nb\\x9bé'
 
 

@@ -61,7 +61,7 @@ def test_make_runs_a_stage_with_the_accept_of_python_2():
 
 
 @pytest.mark.parametrize('stage', ['part1', 'part2-final', 'part3-final'])
-def test_a_taken_port_is_told_in_one_line(serve, stage):
+def test_a_taken_port_is_reported_in_one_line(serve, stage):
     taken = serve('part3-final')
     status, output, errors = make(stage, f'PORT={taken.port}')
     told, *make_s_own = errors.splitlines()
@@ -91,7 +91,7 @@ def test_a_taken_port_is_told_in_one_line(serve, stage):
     (['diff-part3-v1.0'], 'part3-v1.0 is the first stage of its part'),
     (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is not a number"),
 ])
-def test_what_is_wrong_is_told_in_one_line(words, told):
+def test_what_is_wrong_is_reported_in_one_line(words, told):
     status, output, errors = make(*words)
     first, last = errors.splitlines()
     assert first.startswith(told)

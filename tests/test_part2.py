@@ -51,7 +51,7 @@ def test_only_v1_0_leaves_the_query_in_the_path(serve):
     assert status_of(serve('part2-v1.1', 'flaskapp:app'), request('GET', '/hello?x=1')) == 200
 
 
-def test_v1_0_ends_at_an_empty_connection_with_an_index_error(serve):
+def test_v1_0_dies_of_an_index_error_at_an_empty_connection(serve):
     server = serve('part2-v1.0', 'wsgiapp:app')
     connect(server).close()
     server.wait_for_output('IndexError')
@@ -288,7 +288,7 @@ def test_a_client_that_never_reads_is_reset(with_times, stage):
 
 
 @pytest.mark.parametrize('stage', LASTING)
-def test_an_application_cannot_swallow_that_its_client_is_too_slow(with_times, stage):
+def test_an_application_cannot_hide_that_its_client_is_too_slow(with_times, stage):
     server = with_times(stage, 'breaks_promises:app', TIMEOUT=0.1)
     with connect(server) as deaf:
         deaf.sendall(request('GET', '/swallow-errors'))
@@ -320,7 +320,7 @@ def test_a_client_that_reads_slowly_gets_all_of_it(with_times, stage):
 
 
 @pytest.mark.parametrize('stage', STAGES[2:])
-def test_a_client_that_keeps_its_end_open_does_not_hold_up_the_next_one(with_times, stage):
+def test_a_client_that_keeps_its_end_open_does_not_block_the_next_one(with_times, stage):
     limits = {'TIMEOUT': 1000} if stage in LASTING else {}
     server = with_times(stage, LINGER=0.1, **limits)
     with connect(server) as first, connect(server) as second:
@@ -351,7 +351,7 @@ def test_a_server_that_cannot_print_still_answers(stage, output):
 
 
 @pytest.mark.parametrize('stage', LASTING)
-def test_an_application_that_closes_the_output_is_outlived(serve, stage):
+def test_the_server_outlives_an_application_that_closes_its_output(serve, stage):
     server = serve(stage, 'breaks_promises:app', env=WITH_TEST_APPS)
     assert get(server, '/close-the-output').status == 200
     assert get(server, '/text').status == 500

@@ -116,7 +116,7 @@ def answer_or_reset(server):
             raise ConnectionError
 
 
-def test_v1_1_serves_on_under_the_same_limit(serve):
+def test_v1_1_keeps_serving_under_the_same_limit(serve):
     server = serve(CURED, limit=64)
     for _ in range(100):
         answer_or_reset(server)
@@ -244,7 +244,7 @@ def test_every_reaped_child_is_reported(serve, stage):
     assert re.findall(r'get SIGCHLD from: (\d+)', server.output()) == [str(child) for child in children]
 
 
-def test_the_load_of_the_article_128_clients(serve):
+def test_all_128_clients_of_the_article_are_answered(serve):
     server = serve('part3-v1.3')
     options = ['--port', str(server.port), '--max-clients', '128', '--hold', '0']
     run = subprocess.run([sys.executable, 'common/client.py', *options],

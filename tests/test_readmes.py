@@ -122,7 +122,7 @@ def test_what_a_readme_types_prints_what_it_says(readme, reader):
         reader.type(console)
 
 
-def test_a_command_of_a_readme_that_goes_on_does_not_hold_up_the_tests():
+def test_a_readme_command_that_goes_on_does_not_block_the_tests():
     began = time.monotonic()
     assert run_in_shell('sleep 60 & echo mick', os.environ) == 'mick\n'
     assert time.monotonic() - began < 30

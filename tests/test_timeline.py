@@ -58,7 +58,7 @@ def test_a_thread_shares_the_descriptors_of_its_process():
     assert told(START, ACCEPTED, f'10 {THREAD} = 20', text, '20 +++ exited with 0 +++')[2:] == lines
 
 
-def test_workers_wait_for_clients_beside_each_other():
+def test_several_workers_wait_for_clients():
     text, lines = by(30)
     assert told(START, f'10 {FORK} = 20', f'10 {FORK} = 30', '20 accept4(3,  <unfinished ...>',
                 ACCEPTED.replace('10 ', '30 '), text)[2:] == [
@@ -158,7 +158,7 @@ def test_a_client_that_is_passed_to_another_process_is_not_closed():
     assert events[3:] == ["10: close(4) the parent's copy", '20: recvmsg → a client, descriptor 4', *lines]
 
 
-def test_what_happens_before_the_server_listens_is_not_told():
+def test_what_happens_before_the_server_listens_is_not_shown():
     text, lines = by(10)
     assert told(f'10 {FORK} = 20', '20 +++ exited with 0 +++', '10 wait4(-1, 0x7f, 0, NULL) = 20',
                 START, ACCEPTED, text)[2:] == lines

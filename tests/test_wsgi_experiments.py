@@ -97,7 +97,7 @@ def test_a_server_that_waits_for_more_is_told_that_there_is_no_more():
     (Reply(status=200, body=b'x' * 100), '200'),
     (Reply(data=b'<html>'), "no status line, b'<html>'"),
 ])
-def test_what_came_is_told_in_words(reply, words):
+def test_a_reply_is_described_in_words(reply, words):
     assert str(reply) == words
 
 
@@ -137,7 +137,7 @@ def changed(tmp_path, stage, before, after):
 
 
 @pytest.mark.parametrize('experiment', [part2.whole_response, part2.outlives, part2.refuses, part2.promises])
-def test_a_server_that_ends_by_itself_has_ended_and_no_bug_is_said_of_it(tmp_path, experiment):
+def test_a_server_that_ends_by_itself_has_ended_and_has_no_bug(tmp_path, experiment):
     start = changed(tmp_path, 'part2-v1.2', '            self.handle_one_request()\n',
                     '            self.handle_one_request()\n'
                     '            self.count = getattr(self, "count", 0) + 1\n'
@@ -191,7 +191,7 @@ def test_an_application_that_waits_goes_on_when_the_experiment_fails(serve):
     assert part2.survives(server)
 
 
-def test_to_import_the_probes_changes_nothing_in_the_process():
+def test_importing_the_probes_changes_nothing_in_the_process():
     assert sys.unraisablehook is sys.__unraisablehook__ or 'wsgi_probes' not in repr(sys.unraisablehook)
     assert wsgi_probes.FOLDER is None
 
