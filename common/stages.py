@@ -9,6 +9,7 @@ from typing import NamedTuple
 from common.output import show
 
 ROOT = Path(__file__).resolve().parent.parent
+PYTHON2_ACCEPT = 'common/python2_accept'
 
 
 class Stage(NamedTuple):
@@ -37,7 +38,7 @@ class Stage(NamedTuple):
 
 def python_path(pep475):
     """The PYTHONPATH for a server: the applications, and Python 2's accept() for pep475='off'."""
-    wanted = ['part2/apps'] + ['common/python2_accept'] * (pep475 == 'off')
+    wanted = ['part2/apps'] + [PYTHON2_ACCEPT] * (pep475 == 'off')
     given = os.environ.get('PYTHONPATH')
     return os.pathsep.join([str(ROOT / folder) for folder in wanted] + ([given] if given else []))
 

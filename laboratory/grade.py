@@ -25,7 +25,7 @@ from itertools import pairwise
 from rich.text import Text
 
 from common import settings, stages
-from laboratory.experiments.hints import NO_STAGE, PYTHON2_ACCEPT, hint
+from laboratory.experiments.hints import NO_STAGE, hint
 from laboratory.experiments.tables import EXPERIMENTS, expected
 from laboratory.experiments.verdicts import BUG, NO_CHILD, NO_HANDLER, NO_VERDICT, PASS, by_eintr, measure
 from laboratory.instruments import kernel
@@ -132,7 +132,7 @@ def report(experiment, verdict, part, command):
 
 def start_line(shown, command):
     """What is typed to start the server for a hint, in a terminal of its own."""
-    pep475 = 'off' if shown.path == PYTHON2_ACCEPT else 'on'
+    pep475 = 'off' if shown.path == stages.PYTHON2_ACCEPT else 'on'
     variables = 'PORT=8888 '
     if shown.app:
         variables += 'PATH=$PWD/.venv/bin:$PATH '

@@ -69,10 +69,12 @@ def fresh_texts(outcomes):
 
 def main():
     need_strace()
-    for path, text in fresh_texts(tables.measured(stages.all_stages())).items():
-        path.write_text(text)
+    texts = fresh_texts(tables.measured(stages.all_stages()))
     for stage in stages.stages_of('part3'):
-        page_of(stage).write_text(filled(page_of(stage).read_text(), 'trace', sequence(stage)))
+        page = page_of(stage)
+        texts[page] = filled(texts.get(page) or page.read_text(), 'trace', sequence(stage))
+    for path, text in texts.items():
+        path.write_text(text)
 
 
 if __name__ == '__main__':

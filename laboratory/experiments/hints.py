@@ -5,11 +5,11 @@ The commands are typed in the top folder, while the server runs on port 8888 in 
 import re
 from typing import NamedTuple
 
+from common.stages import PYTHON2_ACCEPT
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
 from laboratory.instruments.client import request
 
 NO_STAGE = 'no stage'
-PYTHON2_ACCEPT = 'common/python2_accept'
 
 
 class Hint(NamedTuple):
