@@ -57,6 +57,11 @@ def status(pid):
     return seen(lambda: psutil.Process(pid).status(), 'gone')
 
 
+def states(pids):
+    """{pid: state} of the processes that are there."""
+    return {pid: state for pid in pids if (state := status(pid)) != 'gone'}
+
+
 def command(pid):
     """The words of the command that the process runs; a file in them that exists is a whole path."""
     folder = seen(lambda: psutil.Process(pid).cwd(), '')

@@ -26,19 +26,23 @@ def add_row(rows, *cells, mark=None):
     rows.add_row(*texts, f'<-- {mark}' if mark else '', style='bold red' if mark else None)
 
 
-def processes(pid, most=3):
-    """The server and its children (the first of them) as ps shows them."""
+def processes(pid, most=3, states=None):
+    """The server and its children (the first of them) as ps shows them.
+
+    states    {child: state} as seen a moment ago; now, where there are none
+    """
     rows = table('PID', 'PPID', 'STATE', 'FDS', 'COMMAND')
-    children = sorted(kernel.children(pid))
+    states = kernel.states(kernel.children(pid)) if states is None else states
+    children = sorted(states)
     for shown in [pid, *children[:most]]:
         process = kernel.seen(lambda p=shown: psutil.Process(p), None)
         if process:
-            state = kernel.status(shown)
+            state = states.get(shown) or kernel.status(shown)
             descriptors = '' if state == 'zombie' else kernel.seen(process.num_fds, '')
             known = kernel.seen(process.ppid, ''), state, descriptors, kernel.seen(process.name, '')
             add_row(rows, shown, *known, mark=MEANING.get(state))
     if len(children) > most:
-        dead = len(kernel.zombies(children))
+        dead = list(states.values()).count(psutil.STATUS_ZOMBIE)
         add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
     return rows
 

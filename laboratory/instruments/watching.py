@@ -22,15 +22,16 @@ class Watch:
         self.pid, self.port = pid, port
         stage = stage_of(kernel.command(pid))
         self.title = f'Watching {stage.name if stage else "a server"}, process {pid} on port {port}'
-        self.states, self.log = {}, deque(maxlen=200)
+        self.states, self.children, self.log = {}, {}, deque(maxlen=200)
         self.zombies, self.descriptors = deque(maxlen=40), deque(maxlen=40)
 
     def look(self):
         """Look once; return what has happened since the last time, as words."""
-        children = {f'child {pid}': kernel.status(pid) for pid in kernel.children(self.pid)}
+        self.children = kernel.states(kernel.children(self.pid))
+        children = {f'child {pid}': state for pid, state in self.children.items()}
         connections = {f'connection :{socket.raddr.port}': socket.status
                        for socket, _ in kernel.connections(self.port) if socket.laddr.port == self.port}
-        now = {what: state for what, state in (children | connections).items() if state != 'gone'}
+        now = children | connections
         happened = list(self.events(now))
         self.states = now
         self.log.extend(f'{time.strftime("%H:%M:%S")} {words}' for words in happened)
@@ -56,7 +57,7 @@ class Watch:
         room = max(2, (height - 13) // 3)
         title = Text(f'{self.title}; q ends', 'bold')
         log = Text('\n'.join(list(self.log)[-room:]), 'dim')
-        tables = views.processes(self.pid, room), Text(), views.connections(self.port, room)
+        tables = views.processes(self.pid, room, self.children), Text(), views.connections(self.port, room)
         graphs = graph('zombies', self.zombies), graph('descriptors', self.descriptors)
         return Group(title, Text(), *tables, Text(), *graphs, Text(), log)
 
