@@ -396,6 +396,11 @@ def test_final_sends_no_body_where_the_status_has_none(breaker, path, status, le
     assert reply.values('Content-Length') == length
 
 
+def test_final_asks_for_no_more_of_a_body_that_it_does_not_send(breaker):
+    reply = fetch(breaker, request('HEAD', '/without-end'))
+    assert (reply.status, reply.end) == (200, FIN)
+
+
 @pytest.mark.parametrize('method', ['GET', 'HEAD'])
 def test_final_answers_head_as_get_without_the_body(serve, method):
     reply = fetch(serve('part2-final', 'wsgiapp:app'), request(method, '/hello'))

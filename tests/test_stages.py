@@ -12,7 +12,7 @@ from laboratory.instruments.process import ServerProcess, stage_server
 
 STAGES = [stage.name for stage in all_stages()]
 MOST_LINES = {'part2-v1.0': 120, 'part2-v1.1': 165, 'part2-v1.2': 205, 'part2-v1.3': 255, 'part2-v1.4': 300,
-              'part2-final': 330}  # 65 of the others
+              'part2-final': 335}  # 65 of the others
 
 # For each step the functions that its lesson is about, and its budget of changed lines of code.
 STEPS = {
@@ -20,9 +20,9 @@ STEPS = {
                     'get_environ'}, 55),
     'part2-v1.2': ({'__init__', 'handle_one_request', 'start_response', 'write', 'response_head',
                     'finish_response', 'finish_connection'}, 60),
-    'part2-v1.3': ({'HangUp', 'serve_forever', 'handle_one_request', 'answer_request', 'read_request',
-                    'read_head', 'read_body', 'write', 'finish_response', 'send_error', 'finish_connection',
-                    'echo', 'main'}, 76),
+    'part2-v1.3': ({'HangUp', '__init__', 'serve_forever', 'handle_one_request', 'answer_request',
+                    'read_request', 'read_head', 'read_body', 'write', 'finish_response', 'send_error',
+                    'finish_connection', 'echo', 'main'}, 78),
     'part2-v1.4': ({'RequestError', 'answer_request', 'read_head', 'parse_request', 'read_body'}, 72),
     'part2-final': ({'handle_one_request', 'start_response', 'check_promises', 'write',
                      'finish_response'}, 35),

@@ -46,6 +46,7 @@ class WSGIServer:
     def __init__(self, server_address):
         self.listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # clients inherit it
         self.listen_socket.bind(server_address)
         self.listen_socket.listen(self.request_queue_size)
         self.server_name, self.server_port = self.listen_socket.getsockname()
@@ -57,7 +58,6 @@ class WSGIServer:
         while True:
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.client_fd.settimeout(TIMEOUT)
-            self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self.handle_one_request()
 
     def handle_one_request(self):
@@ -68,7 +68,8 @@ class WSGIServer:
             self.finish_connection()
         except HangUp:
             if self.headers_sent:  # RST instead of FIN, or half a response would look whole; see socket(7)
-                self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+                with contextlib.suppress(OSError):  # on macOS, where the client has reset it
+                    self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         finally:
             self.client_fd.close()
 
@@ -208,7 +209,7 @@ class WSGIServer:
         server_headers = [header for header in server_headers if header[0].lower() not in given]
         self.has_body = self.request_method != 'HEAD' and status[:3] not in ('204', '205', '304')
         self.length_left = length if self.has_body else math.inf
-        if status[:3] == '204':  # it has no Content-Length (RFC 9110, section 8.6)
+        if status[:3] in ('204', '205'):  # they have no content (RFC 9110, sections 8.6 and 15.3.6)
             response_headers = [header for header in response_headers
                                 if header[0].lower() != 'content-length']
         self.headers_set = [status, response_headers + server_headers]
@@ -257,6 +258,8 @@ class WSGIServer:
             for data in result:
                 if data:
                     self.write(data)
+                if self.headers_sent and not self.has_body:
+                    break  # the rest is not for this client
             if 0 < self.length_left < math.inf:
                 raise ValueError('the body is shorter than its Content-Length')
             if not self.headers_sent:

@@ -31,6 +31,7 @@ class WSGIServer:
     def __init__(self, server_address):
         self.listen_socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        self.listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)  # clients inherit it
         self.listen_socket.bind(server_address)
         self.listen_socket.listen(self.request_queue_size)
         self.server_name, self.server_port = self.listen_socket.getsockname()
@@ -42,7 +43,6 @@ class WSGIServer:
         while True:
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.client_fd.settimeout(TIMEOUT)
-            self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             self.handle_one_request()
 
     def handle_one_request(self):
@@ -52,7 +52,8 @@ class WSGIServer:
             self.finish_connection()
         except HangUp:
             if self.headers_sent:  # RST instead of FIN, or half a response would look whole; see socket(7)
-                self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+                with contextlib.suppress(OSError):  # on macOS, where the client has reset it
+                    self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
         finally:
             self.client_fd.close()
 

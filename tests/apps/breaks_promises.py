@@ -1,4 +1,5 @@
 """An application that breaks one promise of PEP 3333 at each path."""
+import itertools
 import sys
 
 PLAIN = ('Content-Type', 'text/plain')
@@ -10,7 +11,7 @@ RESPONSES = {  # path: status, headers, pieces of the body
     '/two-lengths': ('200 OK', [PLAIN, ('Content-Length', '3'), ('Content-Length', '4')], [b'abc']),
     '/negative-length': ('200 OK', [PLAIN, ('Content-Length', '-3')], [b'abc']),
     '/no-content': ('204 No Content', [('Content-Length', '3')], [b'abc']),
-    '/reset-content': ('205 Reset Content', [], [b'abc']),
+    '/reset-content': ('205 Reset Content', [('Content-Length', '3')], [b'abc']),
     '/not-modified': ('304 Not Modified', [('Content-Length', '3')], [b'abc']),
     '/status-of-two-lines': ('200 OK\r\nX-Smuggled: two', [PLAIN], [b'']),
     '/status-with-nul': ('200 O\0K', [PLAIN], [b'']),
@@ -76,7 +77,13 @@ def close_the_output(environ, start_response):
     return [b'']
 
 
+def go_on_without_end(environ, start_response):
+    start_response('200 OK', [PLAIN])
+    return itertools.repeat(b'x')
+
+
 BEHAVIOURS = {
+    '/without-end': go_on_without_end,
     '/swallow-errors': swallow_errors,
     '/swallow-the-length': swallow_the_length,
     '/fail-to-close': fail_to_close,
