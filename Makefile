@@ -4,7 +4,8 @@ PYTHON ?= python3
 STAGES := $(subst /,-,$(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py)))
 DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
-BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child)
+BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child \
+	many-processes dead-worker stuck-worker drip one-request)
 HELPS := $(addprefix help-,bug watch trace grade matrix client diff readmes pictures)
 COMMANDS := help diff watch trace grade matrix client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)

@@ -17,8 +17,15 @@ COLOURS = {'+': '\x1b[32m', '-': '\x1b[31m', '@': '\x1b[36m'}  # by the first ch
 
 def step(before, after):
     """The lines of the diff between two stages, without line ends."""
-    texts = [(ROOT / stage.server).read_text().splitlines() for stage in (before, after)]
-    return list(difflib.unified_diff(*texts, before.server, after.server, lineterm=''))
+    lines = []
+    for name in dict.fromkeys([*before.files, *after.files]):
+        texts, names = [], []
+        for stage in before, after:
+            path = ROOT / stage.folder / name
+            texts.append(path.read_text().splitlines() if path.exists() else [])
+            names.append(f'{stage.folder}/{name}' if path.exists() else '/dev/null')
+        lines += difflib.unified_diff(*texts, *names, lineterm='')
+    return lines
 
 
 def coloured(lines):

@@ -1,6 +1,7 @@
 """What `make part3-final` runs: looks whether the stage can start, then becomes its server.
 
-HOST, PORT, PEP475 (on or off) and, where a stage runs an application, APP are in the environment.
+HOST, PORT, PEP475 (on or off) and, where a stage runs an application, APP are in the environment; in
+part 4 also WORKERS and the time limits that the top of a server.py names.
 """
 import os
 import sys
@@ -17,6 +18,7 @@ def main(name):
     stage, python, app = find_stage(name), sys.executable, os.environ.get('APP')
     arguments = [app] if app and stage.arguments else stage.arguments
     path = python_path(settings.choice('PEP475', 'on', 'off'))
+    settings.check_part4()
     settings.free_address()
     if arguments and arguments[0].partition(':')[0] in FRAMEWORKS:
         python = environment.python()

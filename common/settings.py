@@ -10,8 +10,26 @@ def choice(name, *values):
     """The value of a variable, one of those named; the first of them where it is not set."""
     value = os.environ.get(name) or values[0]
     if value not in values:
-        sys.exit(f'{name}={value} is not valid: use {" or ".join(values)}')
+        sys.exit(f'{name}={value} is not valid: use {", ".join(values[:-1])} or {values[-1]}')
     return value
+
+
+def positive(name, otherwise=None, whole=False):
+    """A number above 0 from a variable, or what it is otherwise where it is not set."""
+    value = os.environ.get(name)
+    if not value:
+        return otherwise
+    if not re.fullmatch('[0-9]{1,3}' if whole else r'[0-9]{1,6}(\.[0-9]{1,6})?', value) or not float(value):
+        kind = 'a whole number from 1 to 999' if whole else 'a number of seconds, such as 10 or 0.5'
+        sys.exit(f'{name}={value} is not valid: use {kind}')
+    return int(value) if whole else float(value)
+
+
+def check_part4():
+    """Exit with one line where a variable of part 4's stages is not valid."""
+    positive('WORKERS', whole=True)
+    for limit in 'IDLE_TIMEOUT', 'REQUEST_TIMEOUT', 'SEND_TIMEOUT', 'APP_TIMEOUT':
+        positive(limit)
 
 
 def port(lowest=0):

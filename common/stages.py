@@ -26,6 +26,12 @@ class Stage(NamedTuple):
         return f'{self.folder}/server.py'
 
     @property
+    def files(self):
+        """The names of its modules, server.py first."""
+        names = sorted(path.name for path in (ROOT / self.folder).glob('*.py'))
+        return sorted(names, key=lambda name: name != 'server.py')
+
+    @property
     def arguments(self):
         """What its server.py is started with: the application, where it runs one."""
         return ['wsgiapp:app'] if self.part in ('part2', 'part4') else []
@@ -75,7 +81,9 @@ def stage_of(command):
 
 
 def stage_before(stage):
-    """The stage before it in the same part, or None."""
+    """The stage before it in the same part, or None; part 4 goes on where part 2 ends."""
+    if stage.name == 'part4-v1.0':
+        return find_stage('part2-final')
     same_part = stages_of(stage.part)
     place = same_part.index(stage)
     return same_part[place - 1] if place else None

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from common import settings, stages
 from common.diff import coloured, step
-from laboratory.experiments import part3
+from laboratory.experiments import part3, part4
 from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
 from laboratory.instruments.process import last_lines, printable, stage_server
@@ -51,6 +51,27 @@ SCENES = {
         'A child is stopped, not ended. Is the next client answered?',
         part3.stopped_child, 'processes', 'part3-final',
         'a child that is stopped sends SIGCHLD too, and wait() waits until one ends. WNOHANG does not wait.'),
+    'many-processes': Scene(
+        'A hundred clients connect and say nothing. How many more processes does the server have then?',
+        part4.few_processes, 'processes', 'part4-v1.1',
+        'a few workers, forked in advance, share the listening socket. No client makes a new one.'),
+    'dead-worker': Scene(
+        'Every worker is killed. Then a client connects. Is it refused, answered, or does it wait?',
+        part4.killed_workers, 'processes', 'part4-v1.2',
+        'the kernel connects the client, but nobody accepts it. A supervisor waits for dead workers, and '
+        'forks new ones.'),
+    'stuck-worker': Scene(
+        'An application never returns. How long does its worker wait for it?',
+        part4.stuck_application, 'processes', 'part4-v1.3',
+        'the supervisor only sees workers that end. So a timer ends one whose application does not return.'),
+    'drip': Scene(
+        'A client sends its request byte by byte, without end. How long does the server wait?',
+        part4.drip, 'connections', 'part4-v1.3',
+        'a time limit for each recv() begins again with each byte. A deadline for the request does not.'),
+    'one-request': Scene(
+        'A client has its reply, and sends a second request on the same connection. Is it answered?',
+        part4.keep_alive, 'connections', 'part4-v1.4',
+        'a reply that says how long it is need not end with the connection. So the next request can follow.'),
 }
 
 
@@ -81,9 +102,9 @@ def play(scene, stage):
     console.rule(f'{stage.name}: {stage.summary}', style='dim', align='left')
     server = None
 
-    def start(app, pep475):
+    def start(app, pep475, env):
         nonlocal server
-        server = stage_server(stage, app, pep475)
+        server = stage_server(stage, app, pep475, env)
         return server
 
     def show(moment):

@@ -5,6 +5,8 @@ place of {port} in the command.
 
     PART=2            tests a WSGI server, which gets an application as module:callable: at the end
                       of the command, or in place of {app}; python3 has the frameworks here
+    PART=4            tests a WSGI server, and what becomes of its workers and connections as well
+    PATIENCE=35       the seconds in which it has reached its time limits (part 4)
     STAGE=part3-v1.1  asks only for what that stage can do
     WATCH=1           tests again whenever a file that the command names changes
 
@@ -26,8 +28,17 @@ from rich.text import Text
 
 from common import settings, stages
 from laboratory.experiments.hints import NO_STAGE, hint
-from laboratory.experiments.tables import EXPERIMENTS, expected
-from laboratory.experiments.verdicts import BUG, NO_CHILD, NO_HANDLER, NO_VERDICT, PASS, by_eintr, measure
+from laboratory.experiments.tables import EXPERIMENTS, due, questions
+from laboratory.experiments.verdicts import (
+    BUG,
+    NO_CHILD,
+    NO_HANDLER,
+    NO_VERDICT,
+    NO_WORKER,
+    PASS,
+    by_eintr,
+    measure,
+)
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
@@ -36,8 +47,9 @@ from laboratory.instruments.terminal import STYLES, console, run
 SECONDS = 60  # for each question; more for a slow server
 SLOWEST = 5  # seconds that a reply may take
 BETWEEN = 1.5  # seconds that it may pause
+PATIENCE = 35  # seconds; the time limits of many servers are 30
 IN_USE = os.strerror(errno.EADDRINUSE)
-PROCESSES = 100  # at the same time; the experiments need 25
+PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 100
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
     'ulimit -f 20000',  # blocks of 512 bytes, in each file that it writes
@@ -45,15 +57,16 @@ LIMITS = '; '.join([
 ])
 
 
-def own_server(command, app=None, pep475='on', pace=0.0):
+def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
     command = as_run(command, port, app, pep475)
-    env = {'PORT': port, 'PYTHONPATH': server_path(pep475)}
+    env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    bounds = Bounds(PROCESSES, SECONDS + 50 * pace)
-    return ServerProcess(['sh', '-c', f'{LIMITS}; {command}'], env=env, bounds=bounds, pace=pace)
+    bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience)
+    command = ['sh', '-c', f'{LIMITS}; {command}']
+    return ServerProcess(command, env=env, bounds=bounds, pace=pace, patience=patience)
 
 
 def as_run(command, port, app, pep475):
@@ -101,14 +114,16 @@ def try_out(start, app):
 
 
 def asked_for(stage):
-    """The experiments that this stage passes."""
-    row = expected(stage.part)[stage.name]
-    return [experiment for experiment in EXPERIMENTS[stage.part] if row[experiment.__name__] == PASS]
+    """The experiments that this stage passes; for the last one of a part, all of the part."""
+    row, is_last = due(stage), stage == stages.stages_of(stage.part)[-1]
+    return [experiment for experiment in questions(stage.part) if is_last or row[experiment.__name__] == PASS]
 
 
 def cure(name, part):
-    """The stage from which on the experiment of that name finds no bug."""
-    bad = [stage for stage in part if expected(stage.part)[stage.name][name] == BUG]
+    """The stage from which on the experiment of that name finds no bug; part 2 has those of its own."""
+    if name in {experiment.__name__ for experiment in EXPERIMENTS['part2']}:
+        part = stages.stages_of('part2')
+    bad = [stage for stage in part if due(stage)[name] == BUG]
     return part[part.index(bad[-1]) + 1]
 
 
@@ -157,7 +172,7 @@ def summary(verdicts, goal):
         return like_none(stopped[0], verdicts[stopped[0]])
 
     def unlike(stage):
-        row = expected(stage.part)[stage.name]
+        row = due(stage)
         return {name: row[name] for name in outcomes if name in asked and outcomes[name] != row[name]}
 
     def distance(stage):
@@ -172,8 +187,9 @@ def summary(verdicts, goal):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if outcomes.get('one_child') == NO_CHILD:
             print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
-        if all(outcomes[name] in (NO_CHILD, NO_HANDLER) for name in unlike(like)):
-            print(f'Nearest stage: {like.name}. The questions about children do not apply to it.')
+        if all(outcomes[name] in (NO_CHILD, NO_HANDLER, NO_WORKER) for name in unlike(like)):
+            which = 'workers' if goal.part == 'part4' else 'children'
+            print(f'Nearest stage: {like.name}. The questions about {which} do not apply to it.')
             return
         print(f'Nearest stage: {like.name}. The differences:')
         for experiment in verdicts:
@@ -200,11 +216,11 @@ def like_none(experiment, verdict):
 
 def grade(command, goal):
     """Run the experiments that the goal, a stage, asks for; return whether none found a bug."""
-    start = partial(own_server, command)
+    start = partial(own_server, command, patience=settings.positive('PATIENCE', PATIENCE))
     part = stages.stages_of(goal.part)
     verdicts = {}
     with console.status('does it serve?') as status:
-        pace = try_out(start, 'wsgiapp:app' if goal.part == 'part2' else None)
+        pace = try_out(start, 'wsgiapp:app' if goal.arguments else None)
         for experiment in asked_for(goal):
             status.update(f'{experiment.__doc__}?')
             verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))
@@ -225,12 +241,12 @@ def changes(command):
 
 def named_goal():
     """The stage that STAGE names, or the last of the PART."""
-    part, name = settings.choice('PART', '3', '2'), os.environ.get('STAGE')
+    part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('STAGE')
     if not name:
         return stages.stages_of(f'part{part}')[-1]
     goal = stages.find_stage(name)
     if goal.part not in EXPERIMENTS:
-        sys.exit(f'STAGE={name}: there are no experiments for it, only for part 2 and part 3')
+        sys.exit(f'STAGE={name}: there are no experiments for it, only for parts 2, 3 and 4')
     if os.environ.get('PART') and goal.part != f'part{part}':
         sys.exit(f'PART={part} STAGE={name}: that stage belongs to part {goal.part[-1]}')
     return goal

@@ -2,16 +2,22 @@
 
 Each stands between a line <!-- diff -->, <!-- measured: part3 --> or <!-- trace --> and a line <!-- end -->.
 """
+import signal
 import sys
 
 from common import stages
 from common.diff import step
-from laboratory.experiments import tables
+from laboratory.experiments import part2, part4, tables
+from laboratory.instruments import kernel
+from laboratory.instruments.client import connect, read_next, readable, request
 from laboratory.instruments.diagram import diagram
+from laboratory.instruments.process import server_path
 from laboratory.instruments.terminal import run
 from laboratory.instruments.timeline import need_strace, one_request, traced
 
 LONG = 60  # lines; a longer diff is folded away
+TABLES = {'part4': 'part4/README.md'}  # the pages with a table; those of the other parts are in README.md
+TRACED = 'part3', 'part4'  # whose pages have a diagram
 
 
 def page_of(stage):
@@ -47,9 +53,46 @@ def diff(stage):
     return f'<details><summary>The diff from {before.name}</summary>\n\n{shown}\n</details>\n'
 
 
+def kill_the_worker(server):
+    """One request, and then SIGKILL to the worker, which the supervisor replaces."""
+    one_request(server, request('GET', '/binary'))
+    (worker,) = kernel.children(server.pid)
+    kernel.send(worker, signal.SIGKILL)
+    server.let_rest()
+
+
+def hold_the_application(server):
+    """A request whose application does not return, until the time limit ends it."""
+    with part2.fifo(server), connect(server) as client:
+        client.sendall(request('GET', '/stuck'))
+        kernel.eventually(lambda: readable(client), server.patience)
+    server.let_rest()
+
+
+def two_requests(server):
+    """Two requests on one connection."""
+    with connect(server) as client:
+        for _ in range(2):
+            server.let_rest()
+            client.sendall(part4.asking('GET', '/binary'))
+            read_next(client, server)
+        server.let_rest()
+    server.let_rest()
+
+
+STORIES = {'part4-v1.2': kill_the_worker, 'part4-v1.3': hold_the_application, 'part4-v1.4': two_requests}
+
+
+def is_traced(stage):
+    return stage.part in TRACED
+
+
 def sequence(stage):
-    """What a stage does for one request, traced with the accept() of Python 2, in Markdown (Linux)."""
-    timeline = traced([sys.executable, stage.server], {'PYTHONPATH': stages.python_path('off')}, one_request)
+    """What a stage does, traced with the accept() of Python 2 and one worker, in Markdown (Linux)."""
+    application = ['wsgi_probes:app'] if stage.name in STORIES else stage.arguments
+    command = [sys.executable, stage.server, *application]
+    env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1', 'APP_TIMEOUT': part4.SHORT}
+    timeline = traced(command, env, STORIES.get(stage.name, one_request))
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 
@@ -60,17 +103,17 @@ def fresh_texts(outcomes):
     """
     texts = {page_of(stage): filled(page_of(stage).read_text(), 'diff', diff(stage))
              for stage in filter(stages.stage_before, stages.all_stages())}
-    path = stages.ROOT / 'README.md'
-    texts[path] = path.read_text()
     for part in outcomes:
-        texts[path] = filled(texts[path], f'measured: {part}', table(part, outcomes[part]))
+        path = stages.ROOT / TABLES.get(part, 'README.md')
+        text = texts.get(path) or path.read_text()
+        texts[path] = filled(text, f'measured: {part}', table(part, outcomes[part]))
     return texts
 
 
 def main():
     need_strace()
     texts = fresh_texts(tables.measured(stages.all_stages()))
-    for stage in stages.stages_of('part3'):
+    for stage in filter(is_traced, stages.all_stages()):
         page = page_of(stage)
         texts[page] = filled(texts.get(page) or page.read_text(), 'trace', sequence(stage))
     for path, text in texts.items():

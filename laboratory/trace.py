@@ -42,6 +42,7 @@ def main():
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:
         stage = stages.find_stage(name)
+        settings.check_part4()
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
     words = ['sh', '-c', command.replace('{port}', str(port))] if command else [

@@ -3,8 +3,9 @@ import itertools
 
 import pytest
 
-from common.stages import all_stages
-from laboratory.experiments.tables import EXPERIMENTS, expected, measure_all
+from common.stages import all_stages, stages_of
+from laboratory.experiments import part2
+from laboratory.experiments.tables import EXPERIMENTS, due, expected, measure_all, measure_each
 
 MEASURED = [stage for stage in all_stages() if stage.part in EXPERIMENTS]
 
@@ -18,6 +19,18 @@ EVIDENCE = {  # exactly so many
     'part3-v1.2': {'children_at_once': ZOMBIES.format(23)},
     'part3-v1.3': {'children_at_once': ZOMBIES.format(23)},
     'part3-final': {'children_at_once': ZOMBIES.format(0)},
+    'part4-v1.0': {'few_processes': '100 more processes for 100 silent clients'},
+    'part4-v1.1': {
+        'few_processes': '0 more processes for 100 silent clients',
+        'killed_workers': '2 workers were killed, and the next client is not answered',
+        'killed_supervisor': 'it was killed, and 2 workers still serve'},
+    'part4-v1.2': {
+        'killed_workers': '2 workers were killed, and new ones answer',
+        'stuck_application': 'an application that does not return holds up its worker for ever'},
+    'part4-v1.3': {
+        'drip': "after a while there is an end to it: 408 with b'the request took too long\\n'",
+        'keep_alive': 'the connection ends after the first reply'},
+    'part4-v1.4': {'idle_clients': 'a client waits as long as 100 others are idle'},
 }
 
 
@@ -36,7 +49,15 @@ def test_the_table_has_a_row_for_every_stage_and_a_column_for_every_experiment(p
     assert [(stage, list(row)) for stage, row in expected(part).items()] == [(s, names) for s in stages]
 
 
-def test_in_part_2_no_stage_goes_back_from_pass_to_bug():
-    rows = list(expected('part2').values())
+@pytest.mark.parametrize('stage', stages_of('part4'), ids=lambda stage: stage.name)
+def test_a_stage_of_part_4_passes_what_part_2_asks(stage):
+    assert {due(stage)[experiment.__name__] for experiment in part2.EXPERIMENTS} == {'pass'}
+    seen = measure_each([(stage, experiment) for experiment in part2.EXPERIMENTS])
+    assert [verdict for verdict in seen.values() if verdict.outcome != 'pass'] == []
+
+
+@pytest.mark.parametrize('part', ['part2', 'part4'])
+def test_no_stage_goes_back_from_pass_to_bug(part):
+    rows = list(expected(part).values())
     for before, after in itertools.pairwise(rows):
         assert [name for name in before if (before[name], after[name]) == ('pass', 'bug')] == []

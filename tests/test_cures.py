@@ -1,11 +1,12 @@
-"""The cure is what cures: without its line, part3 final has the bug again."""
+"""The cure is what cures: without its line, the last stage of a part has the bug again."""
 import re
+import shutil
 from functools import partial
 
 import pytest
 
-from common.stages import ROOT, Stage
-from laboratory.experiments import part3
+from common.stages import ROOT, Stage, find_stage
+from laboratory.experiments import part3, part4
 from laboratory.experiments.verdicts import measure
 from laboratory.instruments.process import stage_server
 
@@ -28,11 +29,76 @@ CURES = {
 }
 
 
-@pytest.mark.parametrize('cure', CURES)
-def test_without_its_cure_final_has_the_bug(cure, tmp_path):
-    pattern, replacement, experiment, evidence = CURES[cure]
-    source, count = re.subn(pattern, replacement, (ROOT / 'part3/final/server.py').read_text())
+FOREVER = 'an application that does not return holds up its worker for ever'
+CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the experiment says then
+    'the fork of another worker': (
+        'server.py', r'workers\.pop\(pid, 0\)', 'workers.get(pid, 0)', part4.killed_workers,
+        '2 workers were killed, and the next client is not answered'),
+    'the thread that ends with the supervisor': (
+        'server.py', r' +threading\.Thread\(.*\n', '', part4.killed_supervisor,
+        'it was killed, and 2 workers still serve'),
+    'the end of the pipe that a worker closes': (
+        'server.py', r' +os\.close\(self\.supervisor_end\)\n', '', part4.killed_supervisor,
+        'it was killed, and 2 workers still serve'),
+    'the timer of the application': (
+        'server.py', r'( +)signal\.setitimer\(signal\.ITIMER_REAL, APP_TIMEOUT\)  # SIGALRM.*\n', '',
+        part4.stuck_application, FOREVER),
+    'the deadline of a request': (
+        'server.py', r'left = deadline - time\.monotonic\(\)', 'left = REQUEST_TIMEOUT', part4.drip,
+        'the server waits for each byte that comes, without end'),
+    'send() in a loop': (
+        'server.py', r'( +)while data:.*\n.*\n',
+        r'\1self.client_fd.settimeout(0.5)\n\1self.client_fd.sendall(data)\n',
+        part4.slow_client, 'wrong: a slow reader'),
+    'the loop of the parser': (
+        'protocol.py', r'    while True:\n        yield \(yield', '    if True:\n        yield (yield',
+        part4.keep_alive, 'the connection ends after the first reply'),
+    'the loop of the connection': (
+        'server.py', r'while self\.handle_one_request\(\):\n +pass', 'self.handle_one_request()',
+        part4.keep_alive, 'the connection ends after the first reply'),
+    'the bytes that are kept for the next request': (
+        'server.py', r'(def read_request\(self\):\n)', r'\1        self.received.clear()\n', part4.keep_alive,
+        'wrong: two requests in one send'),
+    'a body that HEAD does not get': (
+        'protocol.py', r"self\.method != 'HEAD' and ", '', part4.keep_alive, 'wrong: a HEAD'),
+    'the last chunk': (
+        'protocol.py', r" +if self\.chunked:\n +self\.send\(b'0.*\n", '', part4.keep_alive,
+        'wrong: a response of unknown length'),
+    'the check of two lengths': (
+        'protocol.py', r"if 'content-length' in headers or version", 'if version', part4.smuggling,
+        'wrong: a chunked body with a Content-Length'),
+    'the check of HTTP/1.0': (
+        'protocol.py', r" or version == 'HTTP/1\.0':(\n +raise RequestError\('400 Bad Request', 'Tr)", r':\1',
+        part4.smuggling, 'wrong: chunks in HTTP/1.0'),
+    'the end of a chunk': (
+        'protocol.py', r" +if not chunk\.endswith\(b'\\r\\n'\):\n.*\n", '', part4.smuggling,
+        'wrong: a chunk that is longer than its size'),
+    'the end of the line of a chunk': (
+        'protocol.py', r"(CHUNK_LINE = .*)\\r\\n'", r"\1\\r?\\n'", part4.smuggling,
+        'wrong: a chunk size that ends with LF'),
+}
+
+
+def verdict(tmp_path, stage, file, pattern, replacement, experiment):
+    """What an experiment says of a stage in which something is replaced."""
+    for name in find_stage(stage).files:
+        shutil.copy(ROOT / find_stage(stage).folder / name, tmp_path)
+    source, count = re.subn(pattern, replacement, (tmp_path / file).read_text())
     assert count == 1
-    (tmp_path / 'server.py').write_text(source)
-    mutant = partial(stage_server, Stage('mutant', str(tmp_path)))
-    assert measure(experiment, mutant)[:2] == ('bug', evidence)
+    (tmp_path / file).write_text(source)
+    return measure(experiment, partial(stage_server, Stage('mutant', str(tmp_path))))
+
+
+@pytest.mark.parametrize('cure', CURES)
+def test_without_its_cure_part_3_final_has_the_bug(cure, tmp_path):
+    pattern, replacement, experiment, evidence = CURES[cure]
+    found = verdict(tmp_path, 'part3-final', 'server.py', pattern, replacement, experiment)
+    assert found[:2] == ('bug', evidence)
+
+
+@pytest.mark.parametrize('cure', CURES_OF_PART_4)
+def test_without_its_cure_part_4_v1_4_has_the_bug(cure, tmp_path):
+    *change, evidence = CURES_OF_PART_4[cure]
+    found = verdict(tmp_path, 'part4-v1.4', *change)
+    assert found.outcome == 'bug'
+    assert found.evidence.startswith(evidence)

@@ -1,16 +1,16 @@
-"""The experiments of part 3 on servers that are built otherwise than the stages."""
+"""The experiments of parts 3 and 4 on servers that are built otherwise than the stages."""
 import sys
 from functools import partial
 
 import pytest
 
 from common.stages import ROOT
-from laboratory.experiments import part3
+from laboratory.experiments import part3, part4
 from laboratory.experiments.verdicts import measure
 from laboratory.grade import own_server, try_out
 
 SERVERS = ROOT / 'tests/servers'
-EXPERIMENTS = {experiment.__name__: experiment for experiment in part3.EXPERIMENTS}
+EXPERIMENTS = {experiment.__name__: experiment for experiment in part3.EXPERIMENTS + part4.EXPERIMENTS}
 
 
 def verdict(command, experiment):
@@ -45,6 +45,27 @@ def verdict(command, experiment):
 ])
 def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
     found = verdict(f'cd tests/servers; {sys.executable} foreign.py {name}', experiment)
+    assert found.outcome == outcome, found
+
+
+@pytest.mark.parametrize(('name', 'experiment', 'outcome'), [
+    ('part2_forks', 'few_processes', 'bug'),  # with a listen backlog of 5
+    ('part2_forks', 'killed_workers', 'no worker'),
+    ('part2_forks', 'idle_clients', 'bug'),
+    ('part2_prefork', 'few_processes', 'pass'),
+    ('part2_prefork', 'killed_workers', 'bug'),
+    ('part2_prefork', 'killed_supervisor', 'bug'),
+    ('part2_threads', 'stuck_application', 'bug'),
+    ('part2_threads', 'idle_clients', 'pass'),
+    ('wsgiref', 'few_processes', 'pass'),
+    ('wsgiref', 'drip', 'bug'),
+    ('wsgiref', 'idle_clients', 'bug'),  # after 7 of them its backlog is full
+    ('wsgiref_threads', 'keep_alive', 'bug'),
+    ('wsgiref_threads', 'smuggling', 'pass'),
+])
+def test_a_wsgi_server_is_judged_by_what_it_does(name, experiment, outcome):
+    start = partial(own_server, f'{sys.executable} tests/corpus/wsgi_servers.py {name}', patience=1)
+    found = measure(EXPERIMENTS[experiment], start)
     assert found.outcome == outcome, found
 
 

@@ -15,7 +15,7 @@ import pexpect
 import psutil
 import pytest
 
-from common.stages import ROOT, find_stage
+from common.stages import ROOT, find_stage, stages_of
 from laboratory import grade
 from laboratory.experiments.hints import HINTS, VARIANTS
 from laboratory.experiments.tables import EXPERIMENTS
@@ -101,6 +101,22 @@ def test_every_bug_has_a_hint():
         assert hint.look.startswith('You see ')
 
 
+@pytest.mark.parametrize(('experiment', 'part', 'stage'), [
+    ('eintr', 'part3', 'part3-v1.3'), ('refuses', 'part2', 'part2-v1.4'), ('refuses', 'part4', 'part2-v1.4'),
+    ('drip', 'part4', 'part4-v1.3'),
+])
+def test_the_cure_of_a_bug_is_the_step_that_is_about_it(experiment, part, stage):
+    assert grade.cure(experiment, stages_of(part)).name == stage
+
+
+def test_everything_is_asked_where_no_stage_is_named():
+    def names(stage):
+        return [experiment.__name__ for experiment in grade.asked_for(find_stage(stage))]
+    assert 'keep_alive' not in names('part4-v1.3')
+    assert names('part4-v1.4')[0] == 'hello'
+    assert names('part4-v1.4')[-1] == 'idle_clients'
+
+
 @pytest.mark.parametrize(('stage', 'hint', 'shown'), [
     ('part3-v1.0', HINTS['silent_client'], r'curl: \(28\)'),
     ('part3-v1.1-fd-leak', HINTS['end_of_reply'], r'curl: \(28\) .* 14 bytes received'),
@@ -110,6 +126,12 @@ def test_every_bug_has_a_hint():
     ('part3-v1.2', HINTS['eintr'], r'(?s)(?=.*Hello, World!)(?=.*curl: \().*InterruptedError'),
     ('part3-v1.2', HINTS['children_at_once'], r'(?m)^[1-9]\d*$'),
     ('part3-v1.2', HINTS['stopped_child'], r'curl: \(28\)'),
+    ('part4-v1.0', HINTS['few_processes'], r'(?m)^20$'),
+    ('part4-v1.1', HINTS['killed_workers'], r'curl: \(28\)'),
+    ('part4-v1.1', HINTS['killed_supervisor'], 'LISTEN'),
+    ('part4-v1.3', HINTS['keep_alive'], r'(?s)(1 new connection.*){2}'),
+    ('part4-v1.3', HINTS['chunked_body'], 'HTTP/1.1 501 Not Implemented'),
+    ('part4-v1.4', HINTS['idle_clients'], r'curl: \(28\)'),
 ])
 def test_what_a_hint_says_is_seen_when_it_is_typed(stage, hint, shown, request, tool):
     for name in ('curl', 'telnet', 'ss', 'ps'):
@@ -144,7 +166,7 @@ def test_a_hint_says_how_to_start_the_server(command, typed):
 @pytest.mark.parametrize(('server', 'told'), [
     ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
     ('nosuch.py', 'it did not listen, but ended, with exit status 2; it printed:'),
-    ('forks_without_end.py', 'it started more than 100 processes'),
+    ('forks_without_end.py', 'it started more than 200 processes'),
     ('floods.py', 'it did not listen, but ended, with exit status 1'),
     ('ends_at_once.py', 'it ended when its first client came; it printed:\nTraceback'),
 ])

@@ -184,7 +184,7 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     (grade, {'SERVER': ''}, 'name your server'),
     (grade, {'SERVER': 'x', 'STAGE': 'part4'}, 'part4 is not a stage'),
     (grade, {'SERVER': 'x', 'STAGE': 'part1'}, 'STAGE=part1: there are no experiments for it'),
-    (grade, {'SERVER': 'x', 'PART': '4'}, 'PART=4 is not valid: use 3 or 2'),
+    (grade, {'SERVER': 'x', 'PART': '5'}, 'PART=5 is not valid: use 3, 2 or 4'),
     (grade, {'SERVER': 'x', 'PART': '2', 'STAGE': 'part3-v1.1'},
      'PART=2 STAGE=part3-v1.1: that stage belongs to part 3'),
     (grade, {'SERVER': 'x', 'WATCH': 'maybe'}, 'WATCH=maybe is not valid: use 0 or 1'),

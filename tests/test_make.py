@@ -80,6 +80,10 @@ def test_a_taken_port_is_reported_in_one_line(serve, stage):
     (['part3-final', 'HOST=no.such.host.invalid'], 'HOST=no.such.host.invalid is not an address'),
     (['part3-final', 'HOST=192.0.2.1'], 'cannot listen on HOST=192.0.2.1'),
     (['part3-final', 'PEP475=maybe'], 'PEP475=maybe is not valid: use on or off'),
+    (['part4-v1.4', 'WORKERS=0'], 'WORKERS=0 is not valid: use a whole number from 1 to 999'),
+    (['part4-v1.4', 'APP_TIMEOUT=nan'], 'APP_TIMEOUT=nan is not valid: use a number of seconds'),
+    (['trace-part4-v1.4', 'WORKERS=two'], 'WORKERS=two is not valid: use a whole number from 1 to 999'),
+    (['part4-v1.4', 'APP=nosuch:app'], "No module named 'nosuch' in "),
     (['part3-final', 'PYTHON=nosuch'], 'PYTHON=nosuch does not run here'),
     (['part3-final', 'PYTHON=false'], 'PYTHON=false does not run here'),  # so does a shim of pyenv end
     (['diff-part3-final', 'PYTHON=sh -c "exit 3"'], 'PYTHON=sh -c exit 3 is older than Python 3.10'),

@@ -6,13 +6,17 @@ import sys
 
 import pytest
 
-from common.stages import ROOT, all_stages, find_stage, stage_before
+from common.stages import ROOT, all_stages, find_stage, stage_before, stages_of
 from laboratory.instruments.client import exchange
 from laboratory.instruments.process import ServerProcess, stage_server
+from tests.test_house import imports
 
 STAGES = [stage.name for stage in all_stages()]
 MOST_LINES = {'part2-v1.0': 120, 'part2-v1.1': 165, 'part2-v1.2': 205, 'part2-v1.3': 255, 'part2-v1.4': 300,
-              'part2-final': 335}  # 65 of the others
+              'part2-final': 335, 'part4-v1.0': 355, 'part4-v1.1-protocol': 165, 'part4-v1.1': 155,
+              'part4-v1.2': 190, 'part4-v1.3': 215, 'part4-v1.4': 225}  # 65 of the others
+MOST_OF_PROTOCOL = {'part4-v1.4': 330}  # 265 of the stages before
+PREPARES = ['part4-v1.1-protocol']  # moves code into another file
 
 # For each step the functions that its lesson is about, and its budget of changed lines of code.
 STEPS = {
@@ -31,11 +35,19 @@ STEPS = {
     'part3-v1.2': ({'handle_exit', 'serve_forever'}, 15),
     'part3-v1.3': ({'serve_forever'}, 15),
     'part3-final': ({'handle_exit'}, 15),
+    'part4-v1.0': ({'handle_exit', 'request_queue_size', 'serve_forever', 'get_environ'}, 30),
+    'part4-v1.1': ({'handle_exit', 'serve_forever', 'serve_clients'}, 32),
+    'part4-v1.2': ({'serve_forever', 'fork_worker', 'end_with_supervisor', 'handle_one_request'}, 50),
+    'part4-v1.3': ({'fork_worker', 'serve_clients', 'read_request', 'run_application', 'send'}, 42),
+    'part4-v1.4': ({'__init__', 'handle_client', 'handle_one_request', 'read_request', 'Request',
+                    'parse_requests', 'take_body', 'check_transfer_coding', 'take_chunks', 'start_response',
+                    'write', 'response_head', 'finish_response'}, 115),
 }
 
 
-def source(stage_name):
-    return (ROOT / find_stage(stage_name).server).read_text()
+def source(stage_name, file='server.py'):
+    path = ROOT / find_stage(stage_name).folder / file
+    return path.read_text() if path.exists() else ''
 
 
 def owners(text):
@@ -43,7 +55,7 @@ def owners(text):
     tree = ast.parse(text)
     owner = {}
     for node in tree.body:
-        for part in (node.body if getattr(node, 'name', '') == 'WSGIServer' else [node]):
+        for part in (node.body if getattr(node, 'name', '') in ('WSGIServer', 'Response') else [node]):
             for number in range(part.lineno, part.end_lineno + 1):
                 owner[number] = getattr(part, 'name', 'module')
     kinds = ast.Module | ast.ClassDef | ast.FunctionDef
@@ -73,21 +85,38 @@ def test_a_stage_is_short(stage):
 @pytest.mark.parametrize('stage', STEPS)
 def test_a_step_is_its_lesson_and_nothing_else(stage):
     functions, budget = STEPS[stage]
-    names = changed(source(stage_before(find_stage(stage)).name), source(stage))
+    before = stage_before(find_stage(stage)).name
+    names = [name for file in find_stage(stage).files
+             for name in changed(source(before, file), source(stage, file))]
     assert set(names) - {'module'} <= functions
     assert len(names) <= budget
 
 
 def test_every_stage_but_the_first_of_a_part_is_a_step():
-    assert [stage.name for stage in all_stages() if stage_before(stage)] == list(STEPS)
+    steps = [stage.name for stage in all_stages() if stage_before(stage)]
+    assert [step for step in steps if step not in PREPARES] == list(STEPS)
+
+
+def test_the_protocol_stays_as_it_is_until_the_step_that_is_about_it():
+    texts = {stage.name: source(stage.name, 'protocol.py') for stage in stages_of('part4')}
+    assert len({texts[f'part4-{version}'] for version in ('v1.1-protocol', 'v1.1', 'v1.2', 'v1.3')}) == 1
+    assert texts['part4-v1.0'] == ''
+    for name, text in texts.items():
+        assert len(text.splitlines()) <= MOST_OF_PROTOCOL.get(name, 265)
+
+
+@pytest.mark.parametrize('stage', [stage.name for stage in stages_of('part4') if len(stage.files) > 1])
+def test_the_protocol_knows_no_socket_no_process_and_no_time(stage):
+    imported = {name.partition('.')[0] for name in imports(f'{find_stage(stage).folder}/protocol.py')}
+    assert imported == {'email', 'io', 'math', 're', 'sys', 'typing', 'urllib', 'wsgiref'}
 
 
 @pytest.mark.parametrize('stage', STAGES)
 def test_a_stage_that_is_copied_out_runs_without_a_warning(stage, tmp_path):
-    shutil.copy(ROOT / find_stage(stage).server, tmp_path)
+    for name in find_stage(stage).files:
+        shutil.copy(ROOT / find_stage(stage).folder / name, tmp_path)
     shutil.copy(ROOT / 'part2/apps/wsgiapp.py', tmp_path)
-    app = ['wsgiapp:app'] if stage.startswith('part2') else []
-    command = [sys.executable, '-W', 'error', str(tmp_path / 'server.py'), *app]
+    command = [sys.executable, '-W', 'error', str(tmp_path / 'server.py'), *find_stage(stage).arguments]
     with ServerProcess(command) as server:
         assert exchange(server).data.startswith(b'HTTP/1.1 200 OK\r\n')
         assert server.output().splitlines()[0] == f'Serving HTTP on port {server.port} ...'

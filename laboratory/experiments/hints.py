@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from common.stages import PYTHON2_ACCEPT
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
+from laboratory.experiments.part4 import SMUGGLING
 from laboratory.instruments.client import request
 
 NO_STAGE = 'no stage'
@@ -21,11 +22,21 @@ class Hint(NamedTuple):
     app: str = ''  # the application that the server runs
 
 
+def as_typed(data):
+    """The command that sends these bytes and shows the answer."""
+    text = ''.join(chr(byte) if chr(byte).isprintable() and byte < 127 else f'\\{byte:03o}'
+                   for byte in data.replace(b'\\', b'\\\\').replace(b'%', b'%%').replace(b"'", b'\\047'))
+    text = text.replace('\\015', '\\r').replace('\\012', '\\n')
+    return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
+
+
 CURL = 'curl --max-time 2 http://localhost:8888/hello'
 NEXT = 'curl -i --max-time 2 http://localhost:8888/'
 PROBES = {'path': 'laboratory/experiments/apps', 'app': 'wsgi_probes:app'}
 SILENT = 'sleep 9 | telnet localhost 8888 & sleep 1'
 LAST_PID = r"sed 's/.*pid=\([0-9]*\).*/\1/' | tail -1"  # of what ss -p says
+MANY_SILENT = 'for i in $(seq 20); do (sleep 9 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1'
+OLDEST = "ss -tlnpH 'sport = :8888' | grep -o 'pid=[0-9]*' | cut -c5- | sort -n | head -1"
 SERVER_PID = f"$(ss -tlnpH 'sport = :8888' | {LAST_PID})"
 HINTS = {
     'silent_client': Hint(
@@ -77,10 +88,10 @@ HINTS = {
     'whole_response': Hint(
         'breaks rules of PEP 3333',
         'for path in wait closable own-headers change-before change-after write; do\n'
-        '    curl -sSiN http://localhost:8888/$path; done',
-        'You see "before, " two seconds before "after", your server prints "close() was called", and then '
-        'come one Date, a 500, "raised again" and "written, returned". Whatever is missing is the bug. '
-        'Often the body is joined before it is sent, or start_response() returns no write().', **PROBES),
+        '    echo "--- $path"; curl -sSiN http://localhost:8888/$path; echo; done',
+        'You see that one of these is missing: "before, " two seconds before "after"; "close() was called", '
+        'which your server prints; one Date; a 500; "raised again"; "written, returned". Often the body is '
+        'joined before it is sent, or start_response() returns no write().', **PROBES),
     'validator': Hint(
         'fails wsgiref.validate',
         'curl -i http://localhost:8888/',
@@ -100,7 +111,7 @@ HINTS = {
         'it. Catch failures in the one place where you handle a request.', **PROBES),
     'refuses': Hint(
         'accepts malformed requests',
-        "curl -i -H 'Host:' http://localhost:8888/",
+        "curl -i -H 'Host:' http://localhost:8888/closable",
         'You see 200, or no answer at all, where an error is due: you split the lines and take what '
         'comes. Match each line against the grammar, and answer 400.', **PROBES),
     'promises': Hint(
@@ -108,15 +119,60 @@ HINTS = {
         'curl -i http://localhost:8888/break-header',
         'You see what the application must not send, or a 200 where an error is due: you send the headers '
         'and the body as they come, and do not check them.', **PROBES),
+    'few_processes': Hint(
+        'needs a process for each client',
+        f'{MANY_SILENT}; ps -A -o ppid | grep -cw $({OLDEST})',
+        'You see a number of about 20: each client that says nothing has a process to itself. Fork a '
+        'fixed number of workers before the first client comes (prefork).', **PROBES),
+    'killed_workers': Hint(
+        'does not replace a worker that is killed',
+        f'pid=$({OLDEST}); kill -9 $(pgrep -P $pid); sleep 3; {NEXT}',
+        'You see curl time out: the kernel has connected it, but no process is left that accepts it. Wait '
+        'for your workers with os.wait(), and fork another one when one has ended.', **PROBES),
+    'killed_supervisor': Hint(
+        'leaves workers behind when it is killed',
+        f"kill -9 $({OLDEST}); sleep 3; ss -tlnp 'sport = :8888'",
+        'You see a LISTEN line: your workers still hold the port. Let each of them read from a pipe whose '
+        'other end only the supervisor has, and end when that read returns.', **PROBES),
+    'stuck_application': Hint(
+        'waits for ever for its application',
+        'curl --max-time 60 http://localhost:8888/stuck',
+        'You see curl give up after a minute. Start a timer before you call the application, and end the '
+        'worker when it fires.', **PROBES),
+    'drip': Hint(
+        'waits as long as one more byte comes',
+        "(printf 'GET / HTTP/1.1\\r\\nX-Drip: '; for i in $(seq 60); do sleep 1; printf x; done) | "
+        'curl -s --max-time 60 telnet://localhost:8888; echo "exit status $?"',
+        'You see exit status 28 after a minute: you have a time limit for each recv(), or none. Set a '
+        'deadline for the whole request.', **PROBES),
+    'slow_client': Hint(
+        'cuts off a slow client',
+        'head -c 60000 /dev/zero | '
+        'curl -s --limit-rate 10k --data-binary @- http://localhost:8888/body | wc -c',
+        'You see a number other than 60000: you end a connection although its client goes on.', **PROBES),
+    'keep_alive': Hint(
+        'closes the connection after each reply',
+        'page=http://localhost:8888/body; '
+        "curl -so /dev/null -o /dev/null -w '%{num_connects} new connection\\n' $page $page",
+        'You see "1 new connection" twice, once for each page: you have closed the first one. Say how long '
+        'each reply is, and wait for the next request.', **PROBES),
+    'chunked_body': Hint(
+        'does not read a chunked body',
+        "curl -i --max-time 2 -H 'Transfer-Encoding: chunked' --data hello http://localhost:8888/body",
+        'You see something other than hello, or curl times out: read the chunks, and give the application '
+        'their bytes.',
+        **PROBES),
+    'smuggling': Hint(
+        'answers a smuggled request',
+        as_typed(SMUGGLING['a chunked body with a Content-Length']),
+        'You see two replies to one request, or your server prints that the application was called with '
+        '/smuggled: refuse what can be read in two ways with 400, and close the connection.', **PROBES),
+    'idle_clients': Hint(
+        'lets idle clients hold up the others',
+        f'{MANY_SILENT}; {NEXT}',
+        'You see curl time out: each idle client has one of your workers to itself. An event loop, or a '
+        'thread for each client, lets them wait.', NO_STAGE, **PROBES),
 }
-
-
-def as_typed(data):
-    """The command that sends these bytes and shows the answer."""
-    text = ''.join(chr(byte) if chr(byte).isprintable() and byte < 127 else f'\\{byte:03o}'
-                   for byte in data.replace(b'\\', b'\\\\').replace(b'%', b'%%').replace(b"'", b'\\047'))
-    text = text.replace('\\015', '\\r').replace('\\012', '\\n')
-    return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
 
 
 def variants(experiment, commands):
@@ -160,6 +216,7 @@ VARIANTS = [
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),
     *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
+    *variants('smuggling', {name: as_typed(data) for name, data in SMUGGLING.items()}),
     *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),
 ]
 

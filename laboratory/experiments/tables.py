@@ -3,11 +3,11 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from laboratory.experiments import part2, part3
-from laboratory.experiments.verdicts import measure
+from laboratory.experiments import part2, part3, part4
+from laboratory.experiments.verdicts import PASS, measure
 from laboratory.instruments.process import stage_server
 
-EXPERIMENTS = {'part3': part3.EXPERIMENTS, 'part2': part2.EXPERIMENTS}
+EXPERIMENTS = {'part3': part3.EXPERIMENTS, 'part2': part2.EXPERIMENTS, 'part4': part4.EXPERIMENTS}
 AT_ONCE = 6  # experiments; each waits more than it works
 
 # Each column is an experiment in part3.py, each row a stage.
@@ -32,20 +32,60 @@ v1.4   pass   pass     pass           pass            pass       pass         pa
 final  pass   pass     pass           pass            pass       pass         pass      pass     pass
 """
 
+# The same with part4.py. Each of these stages also passes everything that part 2 asks.
+PART4 = """
+stage          few_processes  killed_workers  killed_supervisor  stuck_application  drip  slow_client
+v1.0           bug            no worker       no worker          bug                bug   pass
+v1.1-protocol  bug            no worker       no worker          bug                bug   pass
+v1.1           pass           bug             bug                bug                bug   pass
+v1.2           pass           pass            pass               bug                bug   pass
+v1.3           pass           pass            pass               pass               pass  pass
+v1.4           pass           pass            pass               pass               pass  pass
+"""
+PART4_CONNECTIONS = """
+stage          keep_alive  chunked_body  smuggling  idle_clients
+v1.0           bug         bug           pass       bug
+v1.1-protocol  bug         bug           pass       bug
+v1.1           bug         bug           pass       bug
+v1.2           bug         bug           pass       bug
+v1.3           bug         bug           pass       bug
+v1.4           pass        pass          pass       bug
+"""
+TABLES = {'part2': [PART2], 'part3': [PART3], 'part4': [PART4, PART4_CONNECTIONS]}
+
 
 def expected(part):
-    """Read a table above: {stage name: {experiment: 'pass', 'bug' or why it does not apply}}."""
-    table = {'part2': PART2, 'part3': PART3}[part]
-    header, *rows = [re.split(r'  +', line) for line in table.strip().splitlines()]
-    return {f'{part}-{row[0]}': dict(zip(header[1:], row[1:], strict=True)) for row in rows}
+    """Read a part above: {stage name: {experiment: 'pass', 'bug' or why it does not apply}}."""
+    found = {}
+    for table in TABLES[part]:
+        header, *rows = [re.split(r'  +', line) for line in table.strip().splitlines()]
+        for row in rows:
+            found.setdefault(f'{part}-{row[0]}', {}).update(zip(header[1:], row[1:], strict=True))
+    return found
+
+
+def due(stage):
+    """What a stage answers to each question of the grader: those of part 4 come behind those of part 2."""
+    passed = dict.fromkeys((experiment.__name__ for experiment in part2.EXPERIMENTS), PASS)
+    return {**(passed if stage.part == 'part4' else {}), **expected(stage.part)[stage.name]}
+
+
+def questions(part):
+    """The experiments that the grader runs on a server of that part."""
+    return [*(part2.EXPERIMENTS if part == 'part4' else []), *EXPERIMENTS[part]]
 
 
 def measure_all(stages, follow=lambda runs: runs):
-    """Run every experiment on those stages: {(stage, experiment): Verdict}.
+    """Run every experiment on those stages: {(stage, experiment): Verdict}; follow as below."""
+    return measure_each([(stage, experiment) for stage in stages
+                         for experiment in EXPERIMENTS.get(stage.part, [])], follow)
+
+
+def measure_each(cells, follow=lambda runs: runs):
+    """Run each of some experiments on its stage: {(stage, experiment): Verdict}.
 
     follow    is given the runs, and yields them again, to show how far it is
     """
-    cells = [(stage, experiment) for stage in stages for experiment in EXPERIMENTS.get(stage.part, [])]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         runs = [pool.submit(measure, experiment, partial(stage_server, stage)) for stage, experiment in cells]
         try:

@@ -13,11 +13,11 @@ from typing import NamedTuple
 from laboratory.instruments.process import ServerFailed, last_lines
 
 PASS, BUG = 'pass', 'bug'
-NO_CHILD, NO_HANDLER = 'no child', 'no handler'  # the question does not arise
+NO_CHILD, NO_HANDLER, NO_WORKER = 'no child', 'no handler', 'no worker'  # the question does not arise
 NOT_TESTED = 'not tested'  # this server gives no occasion to see it
 NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
 NO_VERDICT = [ENDED, ERROR, NO_ANSWER]  # mend that first
-FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, PASS]
+FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
 BY_EINTR = 'EINTR has ended the server'
@@ -39,9 +39,10 @@ def tell_nobody(moment):
 
 
 def started_with(**settings):
-    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...].
+    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...], env={...}.
 
     judges_ends=True where a server that ends can be what the experiment is about: its own bug stands then.
+    ends_it=True where the experiment ends the server.
     """
     def mark(experiment):
         vars(experiment).update(settings)
@@ -52,7 +53,7 @@ def started_with(**settings):
 def measure(experiment, start, tell=tell_nobody):
     """Run an experiment on a server; return the Verdict, the worst of those on several applications.
 
-    start     starts the server as the experiment asks: start(app, pep475) gives a ServerProcess
+    start     starts the server as the experiment asks: start(app, pep475, env) gives a ServerProcess
     """
     verdicts = [measure_with(app, experiment, start, tell) for app in getattr(experiment, 'apps', [None])]
     return min(verdicts, key=lambda verdict: FROM_BAD_TO_GOOD.index(verdict.outcome))
@@ -61,7 +62,7 @@ def measure(experiment, start, tell=tell_nobody):
 def measure_with(app, experiment, start, tell):
     """Run an experiment on a server that runs that application (None in part 3)."""
     try:
-        with start(app, getattr(experiment, 'pep475', 'on')) as server:
+        with start(app, getattr(experiment, 'pep475', 'on'), getattr(experiment, 'env', {})) as server:
             try:
                 verdict = experiment(server, tell)
             except NoAnswer as silence:
@@ -70,6 +71,8 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
+            if getattr(experiment, 'ends_it', False):
+                return verdict
             judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, PASS)
             if server.has_ended() and judges_ends:
                 seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'

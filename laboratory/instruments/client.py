@@ -43,12 +43,14 @@ class Reply(NamedTuple):
         return f'{self.status} with {self.body!r}' if len(self.body) < 40 else f'{self.status}'
 
 
-def connect(server):
+def connect(server, seconds=kernel.LIMIT):
     """A connection to the server; every later wait on it is bounded by kernel.LIMIT."""
     try:
-        return socket.create_connection(('127.0.0.1', server.port), timeout=kernel.LIMIT)
+        client = socket.create_connection(('127.0.0.1', server.port), timeout=seconds)
     except ConnectionRefusedError:
-        return socket.create_connection(('::1', server.port), timeout=kernel.LIMIT)
+        client = socket.create_connection(('::1', server.port), timeout=seconds)
+    client.settimeout(kernel.LIMIT)
+    return client
 
 
 def readable(client, seconds=0):
@@ -77,36 +79,71 @@ def exchange(server, data=REQUEST):
         return read_reply(client, server)
 
 
-def read_reply(client, server, method='GET'):
-    """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
-    parser, events = h11.Connection(h11.CLIENT), []
-    headers = [('Host', 'localhost'), ('Connection', 'close')]
-    parser.send(h11.Request(method=method, target='/', headers=headers))
-    parser.send(h11.EndOfMessage())
-    data, end, problem = bytearray(), OPEN, ''
-    while end == OPEN and len(data) < MOST and comes(client, server):
+class Reading:
+    """A reply to a request with that method, while its bytes come."""
+
+    def __init__(self, method):
+        self.parser, self.events, self.data, self.problem = h11.Connection(h11.CLIENT), [], bytearray(), ''
+        self.parser.send(h11.Request(method=method, target='/', headers=[('Host', 'localhost')]))
+        self.parser.send(h11.EndOfMessage())
+
+    @property
+    def complete(self):
+        return any(isinstance(event, h11.EndOfMessage) for event in self.events)
+
+    def receive(self, client):
+        """Take what has come from a connection; return how that looks afterwards: OPEN, FIN or RST."""
         try:
             piece = client.recv(65536)
-            end = OPEN if piece else FIN
         except ConnectionError:
-            piece, end = b'', RST
-        data += piece
-        if problem or end == RST:
-            continue
+            return RST
+        self.take(piece)
+        return OPEN if piece else FIN
+
+    def take(self, piece):
+        """Take some bytes; none are the end."""
+        self.data += piece
+        if self.problem:
+            return
         try:
-            parser.receive_data(piece)
-            while type(event := parser.next_event()) not in (h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed):
-                events.append(event)
+            self.parser.receive_data(piece)
+            while type(event := self.parser.next_event()) not in (
+                    h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed):
+                self.events.append(event)
         except h11.RemoteProtocolError as error:
-            problem = str(error)
-    head = next((event for event in events if isinstance(event, h11.Response)), None)
-    if head is None:
-        return Reply(bytes(data), end, problem=problem)
-    return Reply(
-        bytes(data), end, head.status_code, head.reason.decode('latin-1'),
-        tuple((name.decode('latin-1'), value.decode('latin-1')) for name, value in head.headers.raw_items()),
-        b''.join(event.data for event in events if isinstance(event, h11.Data)),
-        any(isinstance(event, h11.EndOfMessage) for event in events), parser.trailing_data[0], problem)
+            self.problem = str(error)
+
+    def reply(self, end):
+        """All of it, as a Reply; end is how the connection looks."""
+        head = next((event for event in self.events if isinstance(event, h11.Response)), None)
+        if head is None:
+            return Reply(bytes(self.data), end, problem=self.problem)
+        headers = tuple((name.decode('latin-1'), value.decode('latin-1'))
+                        for name, value in head.headers.raw_items())
+        body = b''.join(event.data for event in self.events if isinstance(event, h11.Data))
+        return Reply(bytes(self.data), end, head.status_code, head.reason.decode('latin-1'), headers, body,
+                     self.complete, self.parser.trailing_data[0], self.problem)
+
+
+def read_reply(client, server, method='GET'):
+    """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
+    reading, end = Reading(method), OPEN
+    while end == OPEN and len(reading.data) < MOST and comes(client, server):
+        end = reading.receive(client)
+    return reading.reply(end)
+
+
+def read_next(client, server, before=b'', method='GET'):
+    """Return the Reply to one of several requests on a connection, as soon as it is complete.
+
+    before    what has come behind the one before, which is the `extra` of that
+    """
+    reading, end = Reading(method), OPEN
+    if before:
+        reading.take(before)
+    while end == OPEN and not reading.complete and not reading.problem and comes(client, server):
+        end = reading.receive(client)
+    return reading.reply(end)
 
 
 def request(method, path, *headers, body=b''):

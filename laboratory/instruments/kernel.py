@@ -50,6 +50,11 @@ def family(pid):
     return found
 
 
+def parent(pid):
+    """The pid of its parent, 0 for none."""
+    return seen(lambda: psutil.Process(pid).ppid(), 0)
+
+
 def status(pid):
     """The state as psutil names it ('sleeping', 'stopped', 'zombie', ...), or 'gone'."""
     if LINUX:

@@ -25,6 +25,7 @@ REST = 0.15  # seconds in which nothing moves, after which nothing more is await
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 START = 20  # seconds in which it must listen, and print what is waited for
 WORK = 1  # seconds of CPU that a server may use before what is awaited
+PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
 claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
 
@@ -76,16 +77,17 @@ class ServerProcess:
     limit        the most descriptors it may have open, as `ulimit -n` sets it
     bounds       ends it when it breaks them; on Linux, adopts what it orphans (a daemon) as well
     pace         the seconds that it takes for a reply
+    patience     the seconds in which it has reached a time limit, if it has one
     """
 
-    def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0):
+    def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0, patience=PATIENCE):
         self.command = command
         if limit:
             self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}']
         self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
-        self.pace = pace
+        self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.seen = None, None, set(), {}
         self.until_end = ExitStack()
 
@@ -268,16 +270,17 @@ def last_lines(output, most=10):
     return [printable(line.expandtabs(4)[:200]) for line in output.splitlines()[-most:]]
 
 
-def stage_server(stage, app=None, pep475='on', limit=None, env=()):
+def stage_server(stage, app=None, pep475='on', env=(), limit=None):
     """A ServerProcess that runs a stage.
 
-    app       the application of a part 2 stage, found in part2/apps or laboratory/experiments/apps
+    app       the application of a stage of part 2 or 4, in part2/apps or laboratory/experiments/apps
     pep475    'off' for the accept() of Python 2
-    limit     the most descriptors it may have open
     env       more variables for the environment
+    limit     the most descriptors it may have open
     """
     command = [sys.executable, stage.server, *([app] if app else [])]
-    return ServerProcess(command, env={'PYTHONPATH': server_path(pep475), **dict(env)}, limit=limit)
+    env = {'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
+    return ServerProcess(command, env=env, limit=limit)
 
 
 def server_path(pep475):

@@ -22,6 +22,9 @@ FORKS = 'fork', 'vfork', 'clone', 'clone3'
 RECEIVE = 'read', 'readv', 'recvfrom', 'recvmsg'
 SEND = 'write', 'writev', 'sendto', 'sendmsg', 'sendfile'
 WAIT = 'select', 'pselect6', 'poll', 'ppoll', 'epoll_wait', 'epoll_pwait'
+HAPPENED = {  # what SIGCHLD tells of a child, see sigaction(2)
+    'EXITED': 'has exited', 'KILLED': 'was killed', 'DUMPED': 'was killed', 'STOPPED': 'was stopped',
+    'CONTINUED': 'goes on', 'TRAPPED': 'is traced'}
 LISTENING = 0  # what the descriptor of a listening socket stands for; clients are 1, 2, ...
 
 
@@ -31,12 +34,12 @@ def need_strace():
         sys.exit('This needs Linux and strace: on Debian and Ubuntu, apt install strace')
 
 
-def one_request(server):
+def one_request(server, data=REQUEST):
     """Send a request when the server waits in recv() for it, its parent in accept(); wait for the end."""
     server.let_rest()
     with connect(server) as client:
         server.let_rest()
-        client.sendall(REQUEST)
+        client.sendall(data)
         read_reply(client, server)
     server.let_rest()
 
@@ -99,7 +102,7 @@ class Timeline:
         self.tables = {}  # for each process and thread its descriptors: {'4': 1}, the first client
         self.numbers, self.ended = count(1), set()  # of clients; those to whom FIN was sent
         self.passed = []  # what one process has sent to another with SCM_RIGHTS, see unix(7)
-        self.listening, self.told = False, set()  # whether the story has begun, the children that are in it
+        self.listening, self.told = False, []  # whether the story has begun, the children that are in it
         self.interrupted = {}  # (name, who calls it again) of an accept() that a signal ended
         self.ready = {}  # what a poll() has found, until something is done about it
         for pid, step, begins, ends in self.steps if self.server else []:
@@ -177,7 +180,7 @@ class Timeline:
     def introduce(self, pid):
         """Tell of the fork of a child, once, and before anything that it does."""
         if pid != self.server and pid not in self.told:
-            self.told.add(pid)
+            self.told.append(pid)
             self.say(self.forks[pid].pid, f'fork → child {pid}')
 
     def on_text(self, pid, text):
@@ -188,15 +191,27 @@ class Timeline:
             if text.startswith('+++'):
                 del self.tables[pid]
         elif match := re.match(r'--- SIGCHLD .*si_code=CLD_(\w+), si_pid=(\d+)', text):
-            self.say(pid, f'SIGCHLD: child {match[2]} has {match[1].lower()}')
+            by = re.search('si_status=(SIG\\w+)', text)
+            signal = f' by {by[1]}' if by and match[1] in ('KILLED', 'DUMPED') else ''
+            self.on_kill(int(match[2]), signal)
+            self.say(pid, f'SIGCHLD: child {match[2]} {HAPPENED[match[1]]}{signal}')
         elif match := re.match(r'\+\+\+ (exited|killed by \w+)', text):
-            table = self.tables.pop(pid)
-            if any(table is other for other in self.tables.values()):
-                return  # a thread
-            self.say(self.process(pid), 'exit' if match[1] == 'exited' else match[1])
-            for fd, client in table.items():
-                if client and self.is_last(client):
-                    self.say(self.process(pid), f'… closes {fd}, the last copy{self.fin(client)}')
+            self.on_death(pid, 'exit' if match[1] == 'exited' else match[1])
+
+    def on_kill(self, child, by_signal):
+        """A signal has killed a child; strace says nothing of that where the child has threads."""
+        for pid in [pid for pid in self.tables if by_signal and self.process(pid) == child]:
+            self.on_death(pid, f'killed{by_signal}')
+
+    def on_death(self, pid, words):
+        """The end of a process, or of a thread; the kernel closes what the last one has left open."""
+        table = self.tables.pop(pid)
+        if any(table is other for other in self.tables.values()):
+            return  # a thread
+        self.say(self.process(pid), words)
+        for fd, client in table.items():
+            if client and self.is_last(client):
+                self.say(self.process(pid), f'… closes {fd}, the last copy{self.fin(client)}')
 
     def is_last(self, client):
         """Whether no process has this client open, nor it is on its way to one."""
@@ -258,6 +273,8 @@ class Timeline:
         elif call.result == '0':
             self.say(pid, 'wait4 → no child has ended')
         elif call.result.isdigit():
+            by = re.search(r'WTERMSIG\(s\) == (SIG\w+)', call.rest)
+            self.on_kill(int(call.result), f' by {by[1]}' if by else '')
             self.say(pid, f'wait4 → reaped {call.result}')
 
     def on_client(self, pid, call, table):

@@ -1,4 +1,4 @@
-"""WSGI servers that many use, and what part 2's experiments say of each: `make corpus`.
+"""WSGI servers that many use, and what the experiments of parts 2 and 4 say of each: `make corpus`.
 
 Each `bug` below can be shown with the bytes: NAMED has one thing that is said for it. CORPUS names
 the bin folder of another environment than that of `make corpus`.
@@ -10,6 +10,7 @@ from functools import partial
 import pytest
 
 from common.stages import ROOT
+from laboratory.experiments import part4
 from laboratory.experiments.part2 import EXPERIMENTS
 from laboratory.experiments.verdicts import measure
 from laboratory.grade import own_server, try_out
@@ -21,6 +22,8 @@ COMMANDS = {  # those that are not in wsgi_servers.py
     'waitress': 'waitress-serve --listen=127.0.0.1:{port}',
     'granian': 'granian --interface wsgi --port {port}',
     'hypercorn': 'hypercorn --bind 127.0.0.1:{port} wsgi:{app}',
+    'granian_workers': 'granian --interface wsgi --workers 2 --port {port}',
+    'uwsgi_master': 'uwsgi --master --processes 2 --http-socket 127.0.0.1:{port} --need-app --module',
     'uwsgi': 'uwsgi --http-socket 127.0.0.1:{port} --need-app --module',
 }
 EXPECTED = """
@@ -122,12 +125,32 @@ NAMED = {  # what is said of it, for one, with the bytes that came
         'whole_response': 'Date is sent twice', 'refuses': 'a Host with a space', 'promises': 'twice: 200',
     },
 }
+PART4 = """
+server           processes killed supervisor stuck drip slow keep_alive chunked smuggling idle
+gunicorn         pass      pass   pass       pass  pass pass bug        pass    pass      bug
+gunicorn_threads pass      pass   pass       bug   bug  pass pass       pass    pass      bug
+waitress         pass      -      -          bug   bug  pass bug        pass    bug       bug
+cheroot          pass      -      -          bug   bug  pass bug        pass    bug       bug
+uwsgi            pass      -      -          bug   bug  pass bug        bug     pass      bug
+uwsgi_master     pass      pass   pass       bug   bug  pass bug        bug     pass      bug
+granian          pass      -      -          bug   pass pass pass       pass    pass      pass
+granian_workers  pass      bug    bug        bug   pass pass pass       pass    pass      pass
+"""
 ROWS = [row.split() for row in EXPECTED.strip().splitlines()]
 
 
 def command(name):
     """What starts it; the application is written behind it, or where {app} is."""
     return f'{BIN}/' + COMMANDS.get(name, f'python tests/corpus/wsgi_servers.py {name}')
+
+
+@pytest.mark.parametrize(('name', 'outcomes'), [
+    (name, outcomes) for name, *outcomes in map(str.split, PART4.strip().splitlines()[1:])])
+def test_a_wsgi_server_is_judged_by_its_workers_and_connections(name, outcomes):
+    """- stands for: no worker."""
+    start = partial(own_server, command(name), patience=35)
+    verdicts = {experiment.__name__: measure(experiment, start) for experiment in part4.EXPERIMENTS}
+    assert [verdict.outcome.replace('no worker', '-') for verdict in verdicts.values()] == outcomes, verdicts
 
 
 @pytest.mark.parametrize(('name', 'outcomes'), [(name, outcomes) for name, *outcomes in ROWS[1:]])

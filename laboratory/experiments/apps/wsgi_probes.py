@@ -128,6 +128,22 @@ def wait_between_chunks(environ, start_response):
     return body()
 
 
+def do_not_return(environ, start_response):
+    if FOLDER and os.path.exists(f'{FOLDER}/fifo'):
+        wait_for_the_experiment()
+        note('returned', 'the application was not ended', environ)
+    else:
+        time.sleep(3600)
+    start_response('200 OK', [*TEXT])
+    return [b'returned']
+
+
+def note_smuggled(environ, start_response):
+    note('smuggled', 'the application was called with /smuggled', environ)
+    start_response('200 OK', [*TEXT])
+    return [b'smuggled']
+
+
 def closable(environ, start_response):
     start_response('200 OK', [*TEXT])
     return Noted([b'to be closed'], environ)
@@ -136,6 +152,11 @@ def closable(environ, start_response):
 def large(environ, start_response):
     start_response('200 OK', [*TEXT])
     return (b'x' * 65536 for _ in range(300))
+
+
+def megabytes(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    return (b'x' * 65536 for _ in range(64))
 
 
 def raise_after_headers(environ, start_response):
@@ -171,10 +192,13 @@ BEHAVIOURS = {
     '/change-before': change_status_before_headers,
     '/change-after': change_status_after_headers,
     '/wait': wait_between_chunks,
+    '/stuck': do_not_return,
+    '/smuggled': note_smuggled,
     '/closable': closable,
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
     '/binary': answer('200 OK', body=[ALL_BYTES]),
     '/large': large,
+    '/megabytes': megabytes,
     '/raise-before': fail(KeyError('before the headers')),
     '/raise-after': raise_after_headers,
     '/exit': fail(SystemExit('an application must not end its server')),
@@ -195,4 +219,5 @@ BEHAVIOURS = {
     '/too-little': answer('200 OK', ('Content-Length', '11'), body=[b'ele']),
     '/no-content': answer('204 No Content', ('Content-Length', '6')),
     '/not-modified': answer('304 Not Modified'),
+    '/reset-content': answer('205 Reset Content', ('Content-Length', '6')),
 }

@@ -1,0 +1,370 @@
+"""The experiments of part 4: how a server's processes, time limits and connections hold out.
+
+Like those of part 2, they are given a running server with the application named in `apps`. Where
+one is about a time limit, `env` names the one that the stages of part 4 heed; another server has
+its own, which it must have reached after server.patience seconds.
+"""
+import signal
+import socket
+from contextlib import suppress
+
+from laboratory.experiments.apps.wsgi_probes import ALL_BYTES
+from laboratory.experiments.part2 import CHUNKED, LENGTH, PROBES, fifo, go_through, survives, verdict
+from laboratory.experiments.part3 import connected
+from laboratory.experiments.verdicts import (
+    BUG,
+    NO_WORKER,
+    PASS,
+    NoAnswer,
+    Verdict,
+    started_with,
+    tell_nobody,
+)
+from laboratory.instruments import kernel
+from laboratory.instruments.client import (
+    OPEN,
+    SOON,
+    connect,
+    fetch,
+    read_next,
+    read_reply,
+    readable,
+    request,
+    send,
+)
+
+A_WHILE = 3  # seconds in which a supervisor has replaced its workers
+CLIENTS = 100  # that say nothing
+SHORT = '0.5'  # seconds, for a time limit
+MEGABYTES = 64 * 65536  # bytes of the reply to /megabytes
+
+
+def try_to_connect(server):
+    """A connection that lasts as long as the server, or None where the listen backlog is full."""
+    for _ in range(2):
+        with suppress(TimeoutError):
+            return server.until_end.enter_context(connect(server, SOON))
+        server.let_rest()  # it takes from the backlog what it is going to take
+    return None
+
+
+def silent_clients(server, number):
+    """Open so many connections that say nothing, or as many as the listen backlog takes; return them."""
+    found = []
+    while len(found) < number and (client := try_to_connect(server)):
+        found.append(client)
+    return found
+
+
+def listening(server):
+    """The processes of the server that listen on its port, once it is at rest."""
+    server.let_rest()
+    return {pid for pid in server.processes() if server.port in kernel.ports(pid)}
+
+
+def supervisor(server):
+    """The process that all those come from that listen; one of them, where it listens as well."""
+    pids = listening(server)
+    if not pids:
+        raise NoAnswer('nothing listens on its port any more')
+    parents = {pid: kernel.parent(pid) for pid in server.family()}
+
+    def line(pid):
+        return [*line(parents[pid]), pid] if pid in parents else [pid]
+    lines = [line(pid) for pid in pids]
+    return [one[0] for one in zip(*lines, strict=False) if len(set(one)) == 1][-1]
+
+
+def workers_of(server):
+    """The supervisor, and the processes that listen but for that."""
+    top = supervisor(server)
+    return top, listening(server) - {top}
+
+
+@started_with(apps=PROBES)
+def few_processes(server, tell=tell_nobody):
+    """needs no process for each client"""
+    server.let_rest()  # its workers start
+    before = len(server.processes())
+
+    def more():
+        return len(server.processes()) - before
+    clients = len(silent_clients(server, CLIENTS))
+    server.wait_until(lambda: more() >= clients)
+    tell(f'{clients} clients are connected and say nothing')
+    seen = f'{more()} more processes for {clients} silent clients'
+    return Verdict(BUG if more() >= clients // 2 else PASS, seen)
+
+
+@started_with(apps=PROBES, judges_ends=True)
+def killed_workers(server, tell=tell_nobody):
+    """replaces a worker that is killed"""
+    top, workers = workers_of(server)
+    if not workers:
+        return Verdict(NO_WORKER, 'it has no worker that could be killed')
+    for pid in workers:
+        kernel.send(pid, signal.SIGKILL)
+    kernel.eventually(lambda: not any(map(kernel.alive, workers)))
+    kernel.eventually(lambda: len(listening(server) - {top}) >= len(workers), A_WHILE)
+    tell('Every worker was killed')
+    missing = len(workers) - len(listening(server) - {top})
+    if not survives(server):
+        return Verdict(BUG, f'{len(workers)} workers were killed, and the next client is not answered')
+    if missing > 0:
+        return Verdict(BUG, f'{missing} of {len(workers)} workers were not replaced')
+    return Verdict(PASS, f'{len(workers)} workers were killed, and new ones answer')
+
+
+@started_with(apps=PROBES, ends_it=True)
+def killed_supervisor(server, tell=tell_nobody):
+    """leaves no worker behind when it is killed"""
+    top, workers = workers_of(server)
+    if not workers:
+        return Verdict(NO_WORKER, 'it has no worker that could be left behind')
+    kernel.send(top, signal.SIGKILL)
+    tell('The supervisor was killed')
+    kernel.eventually(lambda: not any(map(kernel.alive, workers)), server.patience)
+    left = [pid for pid in workers if kernel.alive(pid)]
+    for pid in left:
+        kernel.send(pid, signal.SIGKILL)
+    return Verdict(BUG, f'it was killed, and {len(left)} workers still serve') if left else Verdict(
+        PASS, f'its {len(workers)} workers end when it is killed')
+
+
+@started_with(apps=PROBES, env={'APP_TIMEOUT': SHORT})
+def stuck_application(server, tell=tell_nobody):
+    """ends an application that never returns"""
+    _, workers = workers_of(server)
+    stuck = [connected(server) for _ in workers or [None]]
+    with fifo(server):
+        for client in stuck:
+            client.sendall(request('GET', '/stuck'))
+            server.let_rest()  # or the same worker could get the next one as well
+        tell('Each worker is held up by an application that does not return')
+        ended = kernel.eventually(lambda: all(map(readable, stuck)), server.patience)
+        server.let_rest()
+        tell('A while later')
+        served = ended and survives(server)
+    if server.wait_until(lambda: (server.folder / 'returned').exists()) and ended:
+        return Verdict(BUG, 'the client is answered, but its application still runs')
+    if served:
+        return Verdict(PASS, 'the application is ended, and the next client is served')
+    return Verdict(BUG, 'the next client is not served' if ended else
+                   'an application that does not return holds up its worker for ever')
+
+
+@started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})
+def drip(server, tell=tell_nobody):
+    """ends a request that comes byte by byte without end"""
+    client = connected(server)
+    client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Drip: ')
+
+    def ended():
+        try:
+            return readable(client) or not client.send(b'x')
+        except ConnectionError:
+            return True
+    tell('A client sends its request byte by byte')
+    in_time = kernel.eventually(ended, server.patience)
+    server.let_rest()
+    tell('A while later')
+    if not in_time:
+        return Verdict(BUG, 'the server waits for each byte that comes, without end')
+    reply = read_reply(client, server)
+    if 0 < reply.status < 400:
+        return Verdict(BUG, f'it is answered before it is whole: {reply}')
+    return Verdict(PASS, f'after a while there is an end to it: {reply}')
+
+
+@started_with(apps=PROBES)
+def slow_client(server, tell=tell_nobody):
+    """waits for a slow client"""
+    body = bytes(range(256)) * 256
+    pieces = [body[at:at + 8192] for at in range(0, len(body), 8192)]
+    posted = fetch(server, request('POST', '/body', f'{LENGTH}{len(body)}'), *pieces)
+    wrong = [] if posted.body == body else [f'a slow request: {posted}']
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # else the kernel takes most of it
+        client.sendall(request('GET', '/megabytes'))
+        data, pauses = bytearray(), 20
+        with suppress(ConnectionError):
+            while readable(client, A_WHILE) and (piece := client.recv(16384)):
+                data += piece
+                pauses -= 1
+                if pauses > 0:
+                    server.let_rest()
+    if data.partition(b'\r\n\r\n')[2].count(b'x') < MEGABYTES:
+        wrong.append(f'a slow reader: {len(data)} of {MEGABYTES} bytes')
+    return verdict(wrong, 'a slow request is answered, and a slow reader gets all of its reply')
+
+
+def asking(method, path, *headers, body=b''):
+    """The bytes of a request that leaves the connection open."""
+    return request(method, path, *headers, body=body).replace(b'Connection: close\r\n', b'')
+
+
+def both_replies(server, first, second, at_once=False):
+    """The Replies to two requests on one connection; one, where that or the connection does not go on."""
+    with connect(server) as client:
+        send(client, server, first + second if at_once else first)
+        one = read_next(client, server, method=first.partition(b' ')[0].decode())
+        if not one.complete or one.end != OPEN:
+            return [one]
+        if not at_once:
+            send(client, server, second)
+        return [one, read_next(client, server, one.extra)]
+
+
+BINARY = asking('GET', '/binary')
+FIRST_REQUESTS = {  # what may come before another request on the same connection
+    'a GET': BINARY,
+    'a body': asking('POST', '/body', body=b'x' * 10_000),
+    'a HEAD': asking('HEAD', '/binary'),
+    'a 304': asking('GET', '/not-modified'),
+    'a 205': asking('GET', '/reset-content'),
+    'a response of unknown length': asking('GET', '/write'),
+}
+
+
+def closes(reply):
+    """Whether the connection ends with this reply, or the reply says so (RFC 9112, section 9.6)."""
+    return reply.end != OPEN or 'close' in ', '.join(reply.values('Connection')).lower()
+
+
+def followed_by(first, at_once=False):
+    """A question: whether a request that follows this one on its connection is answered as it should be."""
+    def ask(server):
+        one, *another = both_replies(server, first, BINARY, at_once)
+        if closes(one):
+            return
+        if not one.complete:
+            return 'its reply never ends'
+        if another[0].body != ALL_BYTES:
+            return f'the next request gets {another[0]}'
+    return ask
+
+
+@started_with(apps=PROBES)
+def keep_alive(server, tell=tell_nobody):
+    """answers the next request on the same connection"""
+    if not survives(server):
+        raise NoAnswer('a plain GET is not answered with 200')
+    with connect(server) as client:
+        client.sendall(BINARY)
+        reply = read_next(client, server)
+        server.let_rest()
+        tell('The first reply has come, and the client would like to send another request')
+        if closes(reply) or readable(client):
+            return Verdict(BUG, 'the connection ends after the first reply')
+    questions = {name: followed_by(first) for name, first in FIRST_REQUESTS.items()}
+    questions['two requests in one send'] = followed_by(BINARY, at_once=True)
+    return verdict(go_through(server, questions), 'a second request is answered, whatever the first was')
+
+
+def gets_body(data, due):
+    """A question: whether the application gets that body."""
+    def ask(server):
+        reply = fetch(server, *data)
+        if (reply.status, reply.body) != (200, due):
+            return f'{reply} instead of {due!r}'
+    return ask
+
+
+TO_BODY = request('POST', '/body', CHUNKED)
+BODIES = {
+    'two chunks': gets_body([TO_BODY + b'5\r\nhello\r\n6\r\n world\r\n0\r\n\r\n'], b'hello world'),
+    'chunks that come in pieces': gets_body(
+        [TO_BODY + b'5', b'\r', b'\nhel', b'lo\r\n0\r\n', b'\r\n'], b'hello'),
+    'an extension and a trailer': gets_body(
+        [TO_BODY + b'5;a=b;c="d"\r\nhello\r\n0\r\nX-Trailer: x\r\n\r\n'], b'hello'),
+    'a size in capitals': gets_body([TO_BODY + b'000A\r\n0123456789\r\n0\r\n\r\n'], b'0123456789'),
+}
+
+
+@started_with(apps=PROBES)
+def chunked_body(server, tell=tell_nobody):
+    """reads a chunked body"""
+    return verdict(go_through(server, BODIES), f'{len(BODIES)} bodies arrive whole')
+
+
+SMUGGLED = b'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n'
+
+
+def to_body(*headers, body):
+    return asking('POST', '/body', *headers) + body
+
+
+def with_length(*headers, body):
+    return to_body(f'{LENGTH}{len(body)}', *headers, body=body)
+
+
+CHUNKS_THEN_SMUGGLED = b'0\r\n\r\n' + SMUGGLED
+SMUGGLING = {  # each can be read in two ways, and is a request and another one in one of them
+    'a chunked body with a Content-Length': with_length(CHUNKED, body=CHUNKS_THEN_SMUGGLED),
+    'chunked twice': with_length(CHUNKED, CHUNKED, body=CHUNKS_THEN_SMUGGLED),
+    'chunked and identity': to_body('Transfer-Encoding: chunked, identity', body=CHUNKS_THEN_SMUGGLED),
+    'xchunked': to_body('Transfer-Encoding: xchunked', body=CHUNKS_THEN_SMUGGLED),
+    'chunked behind a VT': to_body('Transfer-Encoding: \x0bchunked', body=CHUNKS_THEN_SMUGGLED),
+    'a space before the colon': with_length('Transfer-Encoding : chunked', body=CHUNKS_THEN_SMUGGLED),
+    'two Content-Lengths': to_body(f'{LENGTH}0', f'{LENGTH}{len(SMUGGLED)}', body=SMUGGLED),
+    'a Content-Length with a sign': to_body(f'{LENGTH}+0', body=SMUGGLED),
+    'a Content-Length that is a list': to_body(f'{LENGTH}0, {len(SMUGGLED)}', body=SMUGGLED),
+    'a folded Content-Length': to_body('Content-Length:', f' {len(SMUGGLED)}', body=SMUGGLED),
+    'a chunk size with 0x': to_body(CHUNKED, body=b'0x0\r\n\r\n' + SMUGGLED),
+    'a chunk size with a sign': to_body(CHUNKED, body=b'+0\r\n\r\n' + SMUGGLED),
+    'a chunk size that ends with LF': to_body(CHUNKED, body=b'0\n\r\n' + SMUGGLED),
+    'an extension that ends with LF': to_body(CHUNKED, body=b'2;\nxx\r\n0\r\n\r\n' + SMUGGLED),
+    'a chunk that is longer than its size': to_body(CHUNKED, body=b'1\r\nxxx0\r\n\r\n' + SMUGGLED),
+    'a chunk that ends with LF': to_body(CHUNKED, body=b'1\r\nx\n0\r\n\r\n' + SMUGGLED),
+    'chunks in HTTP/1.0': to_body('Connection: keep-alive', CHUNKED, body=CHUNKS_THEN_SMUGGLED).replace(
+        b'HTTP/1.1', b'HTTP/1.0', 1),
+}
+
+
+def times_smuggled(server):
+    """How often the application was called with /smuggled."""
+    noted = server.folder / 'smuggled'
+    return len(noted.read_text().splitlines()) if noted.exists() else 0
+
+
+def smuggles(data):
+    """A question: whether the application is called for what is no request."""
+    def ask(server):
+        before = times_smuggled(server)
+        fetch(server, data)
+        if times_smuggled(server) > before:
+            return 'the application gets what is smuggled in it'
+    return ask
+
+
+@started_with(apps=PROBES)
+def smuggling(server, tell=tell_nobody):
+    """answers no smuggled request"""
+    questions = {name: smuggles(data) for name, data in SMUGGLING.items()}
+    wrong = go_through(server, questions)
+    return verdict(wrong, f'{len(questions)} requests that can be read in two ways smuggle nothing')
+
+
+@started_with(apps=PROBES)
+def idle_clients(server, tell=tell_nobody):
+    """serves on while many clients are idle, in few processes"""
+    server.let_rest()  # its workers start
+    processes = len(server.processes())
+    clients = silent_clients(server, CLIENTS)
+    for client in clients[::2]:  # every second one begins a request
+        client.sendall(b'GET / HTTP/1.1\r\n')
+    server.let_rest()
+    tell(f'{len(clients)} clients are idle, and one more sends a request')
+    more = len(server.processes()) - processes
+    if more >= len(clients) // 2:
+        return Verdict(BUG, f'each idle client takes a process: {more} more')
+    other = try_to_connect(server)
+    if other:
+        other.sendall(request('GET', '/'))
+    if not other or not server.wait_until(lambda: readable(other)):
+        return Verdict(BUG, f'a client waits as long as {len(clients)} others are idle')
+    return Verdict(PASS, f'a client is answered while {len(clients)} others are idle')
+
+
+EXPERIMENTS = [few_processes, killed_workers, killed_supervisor, stuck_application, drip, slow_client,
+               keep_alive, chunked_body, smuggling, idle_clients]
