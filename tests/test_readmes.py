@@ -150,7 +150,7 @@ def test_a_stage_has_a_readme_with_all_its_sections(stage):
     assert text.count('<summary>Answer to the prediction</summary>') == 1
 
 
-@pytest.mark.parametrize('stage', filter(readmes.is_traced, all_stages()), ids=lambda stage: stage.name)
+@pytest.mark.parametrize('stage', list(filter(readmes.is_traced, all_stages())), ids=lambda stage: stage.name)
 def test_the_diagram_of_a_stage_is_what_a_trace_shows(stage, tool):
     tool('strace')
     text = readmes.page_of(stage).read_text()
