@@ -9,7 +9,7 @@ from common import stages
 from common.diff import step
 from laboratory.experiments import part2, part4, tables
 from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, read_next, readable, request
+from laboratory.instruments.client import connect, read_next, request
 from laboratory.instruments.diagram import diagram
 from laboratory.instruments.process import server_path
 from laboratory.instruments.terminal import run
@@ -53,20 +53,27 @@ def diff(stage):
     return f'<details><summary>The diff from {before.name}</summary>\n\n{shown}\n</details>\n'
 
 
+def wait_for_another(worker, server):
+    """Wait until the worker is replaced, which may take a moment, and all is at rest."""
+    kernel.eventually(lambda: kernel.children(server.pid) - {worker})
+    server.let_rest()
+
+
 def kill_the_worker(server):
     """One request, and then SIGKILL to the worker, which the supervisor replaces."""
     one_request(server, request('GET', '/binary'))
     (worker,) = kernel.children(server.pid)
     kernel.send(worker, signal.SIGKILL)
-    server.let_rest()
+    wait_for_another(worker, server)
 
 
 def hold_the_application(server):
     """A request whose application does not return, until the time limit ends it."""
+    server.let_rest()  # the worker starts
+    (worker,) = kernel.children(server.pid)
     with part2.fifo(server), connect(server) as client:
         client.sendall(request('GET', '/stuck'))
-        kernel.eventually(lambda: readable(client), server.patience)
-    server.let_rest()
+        wait_for_another(worker, server)
 
 
 def two_requests(server):
