@@ -14,15 +14,15 @@ def choice(name, *values):
     return value
 
 
-def positive(name, otherwise=None, whole=False):
-    """A number above 0 from a variable, or what it is otherwise where it is not set."""
+def positive(name, default=None, whole=False):
+    """A variable as a number above 0; the default where it is not set."""
     value = os.environ.get(name)
     if not value:
-        return otherwise
+        return default
     if not re.fullmatch('[0-9]{1,3}' if whole else r'[0-9]{1,6}(\.[0-9]{1,6})?', value) or not float(value):
         kind = 'a whole number from 1 to 999' if whole else 'a number of seconds, such as 10 or 0.5'
         sys.exit(f'{name}={value} is not valid: use {kind}')
-    return int(value) if whole else float(value)
+    return float(value)
 
 
 def check_part4():

@@ -28,8 +28,8 @@ class Stage(NamedTuple):
     @property
     def files(self):
         """The names of its modules, server.py first."""
-        names = sorted(path.name for path in (ROOT / self.folder).glob('*.py'))
-        return sorted(names, key=lambda name: name != 'server.py')
+        names = (path.name for path in (ROOT / self.folder).glob('*.py'))
+        return sorted(names, key=lambda name: (name != 'server.py', name))
 
     @property
     def arguments(self):

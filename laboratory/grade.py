@@ -120,11 +120,12 @@ def asked_for(stage):
 
 
 def cure(name, part):
-    """The stage from which on the experiment of that name finds no bug; part 2 has those of its own."""
+    """The stage from which on the experiment of that name finds no bug, or None; part 2 cures its own."""
     if name in {experiment.__name__ for experiment in EXPERIMENTS['part2']}:
         part = stages.stages_of('part2')
     bad = [stage for stage in part if due(stage)[name] == BUG]
-    return part[part.index(bad[-1]) + 1]
+    after = part[part.index(bad[-1]) + 1:] if bad else []
+    return after[0] if after else None
 
 
 def report(experiment, verdict, part, command):
@@ -141,8 +142,9 @@ def report(experiment, verdict, part, command):
             lines = below.join(typed.splitlines())
             console.print(Text(f'           {what + ":":<7}{lines}'), soft_wrap=True)
         tell(shown.look)
-        if shown.cure != NO_STAGE:
-            tell(f'cure: make diff-{shown.cure or cure(experiment.__name__, part).name}')
+        cured = cure(experiment.__name__, part)
+        if shown.cure != NO_STAGE and (shown.cure or cured):
+            tell(f'cure: make diff-{shown.cure or cured.name}')
 
 
 def start_line(shown, command):

@@ -16,7 +16,7 @@ from laboratory.instruments.terminal import run
 from laboratory.instruments.timeline import need_strace, one_request, traced
 
 LONG = 60  # lines; a longer diff is folded away
-TABLES = {'part4': 'part4/README.md'}  # the pages with a table; those of the other parts are in README.md
+TABLE_PAGES = {'part4': 'part4/README.md'}  # those of the other parts are in README.md
 TRACED = 'part3', 'part4'  # whose pages have a diagram
 
 
@@ -111,7 +111,7 @@ def fresh_texts(outcomes):
     texts = {page_of(stage): filled(page_of(stage).read_text(), 'diff', diff(stage))
              for stage in filter(stages.stage_before, stages.all_stages())}
     for part in outcomes:
-        path = stages.ROOT / TABLES.get(part, 'README.md')
+        path = stages.ROOT / TABLE_PAGES.get(part, 'README.md')
         text = texts.get(path) or path.read_text()
         texts[path] = filled(text, f'measured: {part}', table(part, outcomes[part]))
     return texts

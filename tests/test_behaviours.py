@@ -5,7 +5,7 @@ import pytest
 
 from common.stages import all_stages, stages_of
 from laboratory.experiments import part2
-from laboratory.experiments.tables import EXPERIMENTS, due, expected, measure_all, measure_each
+from laboratory.experiments.tables import EXPERIMENTS, expected, measure_all, measure_each
 
 MEASURED = [stage for stage in all_stages() if stage.part in EXPERIMENTS]
 
@@ -28,7 +28,7 @@ EVIDENCE = {  # exactly so many
         'killed_workers': '2 workers were killed, and new ones answer',
         'stuck_application': 'an application that does not return holds up its worker for ever'},
     'part4-v1.3': {
-        'drip': "after a while there is an end to it: 408 with b'the request took too long\\n'",
+        'drip': "it is ended after a while: 408 with b'the request took too long\\n'",
         'keep_alive': 'the connection ends after the first reply'},
     'part4-v1.4': {'idle_clients': 'a client waits as long as 100 others are idle'},
 }
@@ -51,7 +51,6 @@ def test_the_table_has_a_row_for_every_stage_and_a_column_for_every_experiment(p
 
 @pytest.mark.parametrize('stage', stages_of('part4'), ids=lambda stage: stage.name)
 def test_a_stage_of_part_4_passes_what_part_2_asks(stage):
-    assert {due(stage)[experiment.__name__] for experiment in part2.EXPERIMENTS} == {'pass'}
     seen = measure_each([(stage, experiment) for experiment in part2.EXPERIMENTS])
     assert [verdict for verdict in seen.values() if verdict.outcome != 'pass'] == []
 

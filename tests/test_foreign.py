@@ -57,6 +57,8 @@ def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
     ('part2_prefork', 'killed_supervisor', 'bug'),
     ('part2_threads', 'stuck_application', 'bug'),
     ('part2_threads', 'idle_clients', 'pass'),
+    ('part2_orphans', 'killed_workers', 'no worker'),  # whose parent ends once it has forked them
+    ('part2_orphans', 'killed_supervisor', 'no worker'),
     ('wsgiref', 'few_processes', 'pass'),
     ('wsgiref', 'drip', 'bug'),
     ('wsgiref', 'idle_clients', 'bug'),  # after 7 of them its backlog is full

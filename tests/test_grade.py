@@ -18,7 +18,8 @@ import pytest
 from common.stages import ROOT, find_stage, stages_of
 from laboratory import grade
 from laboratory.experiments.hints import HINTS, VARIANTS
-from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.experiments.tables import EXPERIMENTS, questions
+from laboratory.experiments.verdicts import BUG, Verdict
 from laboratory.instruments import kernel, process
 from laboratory.instruments.client import exchange
 from laboratory.instruments.process import ServerFailed, ServerProcess, free_port
@@ -107,6 +108,13 @@ def test_every_bug_has_a_hint():
 ])
 def test_the_cure_of_a_bug_is_the_step_that_is_about_it(experiment, part, stage):
     assert grade.cure(experiment, stages_of(part)).name == stage
+
+
+@pytest.mark.parametrize('part', ['part2', 'part3', 'part4'])
+def test_every_bug_can_be_reported(part, capsys):
+    for experiment in questions(part):
+        grade.report(experiment, Verdict(BUG, 'what was seen'), stages_of(part), 'python3 my_server.py')
+    assert capsys.readouterr().out.count('what was seen') == len(questions(part))
 
 
 def test_everything_is_asked_where_no_stage_is_named():

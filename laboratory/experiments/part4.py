@@ -63,22 +63,20 @@ def listening(server):
 
 
 def supervisor(server):
-    """The process that all those come from that listen; one of them, where it listens as well."""
+    """The process from which all those descend that listen, or which is itself one of them; None for none."""
     pids = listening(server)
-    if not pids:
-        raise NoAnswer('nothing listens on its port any more')
     parents = {pid: kernel.parent(pid) for pid in server.family()}
 
     def line(pid):
-        return [*line(parents[pid]), pid] if pid in parents else [pid]
-    lines = [line(pid) for pid in pids]
-    return [one[0] for one in zip(*lines, strict=False) if len(set(one)) == 1][-1]
+        return [*line(parents[pid]), pid] if pid in parents else []
+    common = [one[0] for one in zip(*map(line, pids), strict=False) if len(set(one)) == 1]
+    return common[-1] if common else None
 
 
 def workers_of(server):
-    """The supervisor, and the processes that listen but for that."""
+    """The supervisor, and the other processes that listen; none without a supervisor."""
     top = supervisor(server)
-    return top, listening(server) - {top}
+    return top, (listening(server) - {top} if top else set())
 
 
 @started_with(apps=PROBES)
@@ -173,7 +171,7 @@ def drip(server, tell=tell_nobody):
     reply = read_reply(client, server)
     if 0 < reply.status < 400:
         return Verdict(BUG, f'it is answered before it is whole: {reply}')
-    return Verdict(PASS, f'after a while there is an end to it: {reply}')
+    return Verdict(PASS, f'it is ended after a while: {reply}')
 
 
 @started_with(apps=PROBES)
@@ -204,7 +202,7 @@ def asking(method, path, *headers, body=b''):
 
 
 def both_replies(server, first, second, at_once=False):
-    """The Replies to two requests on one connection; one, where that or the connection does not go on."""
+    """The Replies to two requests on one connection; only the first, if it is incomplete or the last."""
     with connect(server) as client:
         send(client, server, first + second if at_once else first)
         one = read_next(client, server, method=first.partition(b' ')[0].decode())
@@ -347,7 +345,7 @@ def smuggling(server, tell=tell_nobody):
 
 @started_with(apps=PROBES)
 def idle_clients(server, tell=tell_nobody):
-    """serves on while many clients are idle, in few processes"""
+    """keeps serving while many clients are idle, with few processes"""
     server.let_rest()  # its workers start
     processes = len(server.processes())
     clients = silent_clients(server, CLIENTS)

@@ -76,13 +76,13 @@ def questions(part):
 
 
 def measure_all(stages, follow=lambda runs: runs):
-    """Run every experiment on those stages: {(stage, experiment): Verdict}; follow as below."""
+    """Run every experiment of their part on those stages; see measure_each()."""
     return measure_each([(stage, experiment) for stage in stages
                          for experiment in EXPERIMENTS.get(stage.part, [])], follow)
 
 
 def measure_each(cells, follow=lambda runs: runs):
-    """Run each of some experiments on its stage: {(stage, experiment): Verdict}.
+    """Run the given pairs of stage and experiment: {(stage, experiment): Verdict}.
 
     follow    is given the runs, and yields them again, to show how far it is
     """

@@ -127,21 +127,24 @@ class Reading:
 
 def read_reply(client, server, method='GET'):
     """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
-    reading, end = Reading(method), OPEN
-    while end == OPEN and len(reading.data) < MOST and comes(client, server):
-        end = reading.receive(client)
-    return reading.reply(end)
+    return read_on(client, server, Reading(method), lambda reading: False)
 
 
 def read_next(client, server, before=b'', method='GET'):
     """Return the Reply to one of several requests on a connection, as soon as it is complete.
 
-    before    what has come behind the one before, which is the `extra` of that
+    before    the `extra` of the reply before it
     """
-    reading, end = Reading(method), OPEN
-    if before:
+    reading = Reading(method)
+    if before:  # b'' would be the end
         reading.take(before)
-    while end == OPEN and not reading.complete and not reading.problem and comes(client, server):
+    return read_on(client, server, reading, lambda reading: reading.complete or reading.problem)
+
+
+def read_on(client, server, reading, is_enough):
+    """Read until it is enough, the connection ends, or the server rests; return the Reply."""
+    end = OPEN
+    while end == OPEN and len(reading.data) < MOST and not is_enough(reading) and comes(client, server):
         end = reading.receive(client)
     return reading.reply(end)
 

@@ -53,12 +53,13 @@ def diagram(timeline):
     forked = [str(pid) for pid in timeline.told]
     accepts = any(pid != timeline.server and words.startswith('accept') for pid, words in timeline.events)
     names = dict(zip(forked, ['worker', 'new worker'] if accepts else ['child'], strict=False))
+    names[str(timeline.server)] = 'server'
     events = [(str(pid), words) for pid, words in timeline.events if not re.fullmatch(UNSAID, words)]
     server = str(timeline.server)
     of = {pid: in_order(words for who, words in events if who == pid) for pid in [server, *forked]}
     ended = next((at for at, words in enumerate(of[server]) if words.startswith('SIGCHLD')), len(of[server]))
     story = [(server, of[server][:ended]), *((pid, of[pid]) for pid in forked[:1]),
              (server, of[server][ended:]), *((pid, of[pid]) for pid in forked[1:])]
-    lines = [line(names.get(pid, 'server'), words, names) for pid, said in story for words in said]
-    people = ['client', 'server', *names.values()]
+    lines = [line(names[pid], words, names) for pid, said in story for words in said]
+    people = ['client', 'server', *(names[pid] for pid in forked)]
     return '\n    '.join(['sequenceDiagram', *(f'participant {name}' for name in people), *lines]) + '\n'

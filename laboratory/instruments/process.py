@@ -77,7 +77,7 @@ class ServerProcess:
     limit        the most descriptors it may have open, as `ulimit -n` sets it
     bounds       ends it when it breaks them; on Linux, adopts what it orphans (a daemon) as well
     pace         the seconds that it takes for a reply
-    patience     the seconds in which it has reached a time limit, if it has one
+    patience     how many seconds to wait until it reaches a time limit of its own
     """
 
     def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0, patience=PATIENCE):

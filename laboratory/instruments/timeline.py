@@ -191,7 +191,7 @@ class Timeline:
             if text.startswith('+++'):
                 del self.tables[pid]
         elif match := re.match(r'--- SIGCHLD .*si_code=CLD_(\w+), si_pid=(\d+)', text):
-            by = re.search('si_status=(SIG\\w+)', text)
+            by = re.search(r'si_status=(SIG\w+)', text)
             signal = f' by {by[1]}' if by and match[1] in ('KILLED', 'DUMPED') else ''
             self.on_kill(int(match[2]), signal)
             self.say(pid, f'SIGCHLD: child {match[2]} {HAPPENED[match[1]]}{signal}')
@@ -199,9 +199,10 @@ class Timeline:
             self.on_death(pid, 'exit' if match[1] == 'exited' else match[1])
 
     def on_kill(self, child, by_signal):
-        """A signal has killed a child; strace says nothing of that where the child has threads."""
-        for pid in [pid for pid in self.tables if by_signal and self.process(pid) == child]:
-            self.on_death(pid, f'killed{by_signal}')
+        """Where a signal has killed a child, end it; strace does not say so of a child with threads."""
+        if by_signal:
+            for pid in [pid for pid in self.tables if self.process(pid) == child]:
+                self.on_death(pid, f'killed{by_signal}')
 
     def on_death(self, pid, words):
         """The end of a process, or of a thread; the kernel closes what the last one has left open."""

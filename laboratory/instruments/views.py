@@ -29,7 +29,7 @@ def add_row(rows, *cells, mark=None):
 def processes(pid, most=3, states=None):
     """The server and its children (the first of them) as ps shows them.
 
-    states    {child: state} as seen a moment ago; now, where there are none
+    states    {child: state} as seen a moment ago; looked up now if not given
     """
     rows = table('PID', 'PPID', 'STATE', 'FDS', 'COMMAND')
     states = kernel.states(kernel.children(pid)) if states is None else states

@@ -83,7 +83,8 @@ class WSGIServer:
         os._exit(0)
 
     def serve_clients(self):
-        while True:
+        worker = os.getpid()
+        while os.getpid() == worker:  # what the application has forked is no worker
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.handle_client()
 

@@ -85,7 +85,8 @@ class WSGIServer:
         os._exit(0)
 
     def serve_clients(self):
-        while True:
+        worker = os.getpid()
+        while os.getpid() == worker:  # what the application has forked is no worker
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.handle_client()
 
@@ -167,6 +168,7 @@ class WSGIServer:
             while data:  # sendall() would have one SEND_TIMEOUT for all of it
                 data = data[self.client_fd.send(data):]
         except OSError as error:
+            self.response.keep_alive = False  # even if the application goes on as if nothing had happened
             raise HangUp from error
         finally:
             if app_is_timed:

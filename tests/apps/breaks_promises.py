@@ -1,5 +1,6 @@
 """An application that breaks one promise of PEP 3333 at each path."""
 import itertools
+import os
 import sys
 
 PLAIN = ('Content-Type', 'text/plain')
@@ -51,6 +52,18 @@ def swallow_errors(environ, start_response):
     return [b'the end']
 
 
+def swallow_everything(environ, start_response):
+    """The same for what is no Exception, once the test lets go of its FIFO."""
+    write = start_response('200 OK', [PLAIN])
+    try:
+        write(b'x' * 10_000_000)
+    except BaseException:
+        print('swallowed', flush=True)
+    with open(f'{os.environ["PROBES"]}/fifo') as fifo:
+        fifo.read()
+    return []
+
+
 def swallow_the_length(environ, start_response):
     write = start_response('200 OK', [PLAIN, ('Content-Length', '3')])
     write(b'a')
@@ -85,6 +98,7 @@ def go_on_without_end(environ, start_response):
 BEHAVIOURS = {
     '/without-end': go_on_without_end,
     '/swallow-errors': swallow_errors,
+    '/swallow-everything': swallow_everything,
     '/swallow-the-length': swallow_the_length,
     '/fail-to-close': fail_to_close,
     '/close-the-output': close_the_output,

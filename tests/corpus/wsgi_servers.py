@@ -142,6 +142,15 @@ def part2_prefork(app):
         os.wait()
 
 
+def part2_orphans(app):
+    """The same, but the parent ends once it has forked them."""
+    server = part2().make_server(ADDRESS, app)
+    for _ in range(3):
+        if os.fork() == 0:
+            server.serve_forever()
+    os._exit(0)
+
+
 def part2_threads(app):
     """A thread for each client; what belongs to a request is in a server object of its own."""
     module = part2()

@@ -1,4 +1,4 @@
-"""The application that the part 2 experiments run: what it does is chosen by the path.
+"""The application that the experiments of parts 2 and 4 run: the path chooses what it does.
 
 It works in any number of processes: what the experiment holds or wants to know is in the files of a
 folder, which the server is given as PROBES. A reader who runs it by hand needs none.
