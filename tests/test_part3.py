@@ -15,7 +15,7 @@ from common.stages import ROOT, all_stages, find_stage
 from laboratory.experiments.part2 import reset_while_asking, reset_while_silent
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, REQUEST, ask, connect, exchange, read_reply
-from laboratory.instruments.process import SET_CHILD_SUBREAPER, ServerProcess
+from laboratory.instruments.process import SET_CHILD_SUBREAPER, ServerProcess, free_port
 
 STAGES = [stage.name for stage in all_stages() if stage.name.startswith('part3')]
 FORKING = STAGES[1:]
@@ -260,9 +260,10 @@ def test_all_128_clients_of_the_article_are_answered(serve):
 
 @pytest.mark.parametrize('stage', FORKING)
 def test_a_child_that_outlives_its_parent_does_not_keep_the_port(serve, stage):
-    server = serve(stage)
+    server = serve(stage, env={'PORT': str(free_port())})
     with connect(server) as client:
         server.wait_until(lambda: kernel.children(server.pid))
+        server.let_rest()  # the child has closed its copy of the listening socket
         os.kill(server.pid, signal.SIGKILL)
         server.popen.wait(kernel.LIMIT)
         again = [sys.executable, 'part3/final/server.py']
