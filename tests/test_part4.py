@@ -207,6 +207,26 @@ def test_a_client_that_waits_for_100_continue_is_told_to_go_on(serve, stage):
         assert read_reply(client, server).body == b'later'
 
 
+@pytest.mark.parametrize('stage', SUPERVISED)
+def test_a_supervisor_that_cannot_fork_tries_again(serve, stage, tmp_path):
+    (tmp_path / 'full.py').write_text(
+        'import errno, itertools, os\n'
+        'fork, calls = os.fork, itertools.count(1)\n'
+        'def failing_fork():\n'
+        '    if next(calls) == 3:\n'
+        '        raise BlockingIOError(errno.EAGAIN, "too many processes")\n'
+        '    return fork()\n'
+        'os.fork = failing_fork\n'
+        'from wsgi_probes import app\n')
+    server = serve(stage, 'full:app', env={'PYTHONPATH': f'{tmp_path}{os.pathsep}{server_path("on")}'})
+    one, other = workers(server)
+    os.kill(one, signal.SIGKILL)
+    server.wait_for_output('cannot fork a worker: ')
+    assert kernel.eventually(lambda: len(workers(server) - {one}) == 2)
+    assert other in workers(server)
+    assert survives(server)
+
+
 @LINUX
 @pytest.mark.parametrize('stage', SUPERVISED)
 def test_a_worker_that_fails_without_standard_error_leaves_the_others_alone(serve, stage):
