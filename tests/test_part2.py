@@ -63,7 +63,7 @@ def test_v1_0_sends_the_date_of_the_article(serve):
     assert get(server, '/').values('Date') == ['Tue, 31 Mar 2015 12:54:48 GMT']
 
 
-@pytest.mark.parametrize('stage', STAGES[1:])
+@pytest.mark.parametrize('stage', [*STAGES[1:], *(stage.name for stage in stages_of('part4'))])
 def test_a_client_that_waits_for_100_continue_is_told_to_go_on(serve, stage):
     server = serve(stage, 'wsgi_probes:app')
     head, body = request('POST', '/body', 'Expect: 100-continue', body=b'later')[:-5], b'later'

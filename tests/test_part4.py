@@ -197,16 +197,6 @@ def test_what_an_application_prints_is_not_lost(serve, stage, tmp_path):
     server.wait_for_output('printed by the application\n')
 
 
-@pytest.mark.parametrize('stage', STAGES)
-def test_a_client_that_waits_for_100_continue_is_told_to_go_on(serve, stage):
-    server = serve(stage, 'wsgi_probes:app')
-    with connect(server) as client:
-        client.sendall(request('POST', '/body', 'Expect: 100-continue', 'Content-Length: 5'))
-        assert client.recv(1024) == b'HTTP/1.1 100 Continue\r\n\r\n'
-        client.sendall(b'later')
-        assert read_reply(client, server).body == b'later'
-
-
 @pytest.mark.parametrize('stage', SUPERVISED)
 def test_a_supervisor_that_cannot_fork_tries_again(serve, stage, tmp_path):
     (tmp_path / 'full.py').write_text(

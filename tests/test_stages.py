@@ -39,10 +39,10 @@ STEPS = {
     'part4-v1.1': ({'handle_exit', 'serve_forever', 'serve_clients'}, 32),
     'part4-v1.2': ({'serve_forever', 'fork_worker', 'end_with_supervisor', 'handle_one_request',
                     'serve_clients'}, 50),
-    'part4-v1.3': ({'fork_worker', 'serve_clients', 'read_request', 'run_application', 'send'}, 42),
+    'part4-v1.3': ({'fork_worker', 'serve_clients', 'read_request', 'run_application', 'send'}, 38),
     'part4-v1.4': ({'__init__', 'handle_client', 'handle_one_request', 'read_request', 'Request',
                     'parse_requests', 'take_body', 'check_transfer_coding', 'take_chunks', 'start_response',
-                    'write', 'response_head', 'finish_response', 'send'}, 116),
+                    'write', 'response_head', 'finish_response', 'send'}, 105),
 }
 
 

@@ -150,15 +150,15 @@ def own_headers(server):
 
 
 def close(server):
-    before = times_closed(server)
+    before = times_noted(server, 'closed')
     reply = get(server, '/closable')
-    if not server.wait_until(lambda: times_closed(server) > before):
+    if not server.wait_until(lambda: times_noted(server, 'closed') > before):
         return f'it is not called after {reply} (PEP 3333, Specification Details)'
 
 
-def times_closed(server):
-    """How often the application has noted that its close() was called."""
-    noted = server.folder / 'closed'
+def times_noted(server, name):
+    """How often the application has noted something under that name: 'closed', for its close()."""
+    noted = server.folder / name
     return len(noted.read_text().splitlines()) if noted.exists() else 0
 
 
@@ -192,14 +192,14 @@ def whole_response(server, tell=tell_nobody):
 def validator(server, tell=tell_nobody):
     """passes wsgiref.validate"""
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
-        before = times_closed(server)
+        before = times_noted(server, 'closed')
         reply = fetch(server, data)
         complaints = server.folder / 'complaints'
         if complaints.exists():
             return Verdict(BUG, f'wsgiref.validate complains: {complaints.read_text().splitlines()[0]}')
         if reply.status != 200:
             return Verdict(BUG, f'{reply} instead of 200')
-        if not server.wait_until(lambda before=before: times_closed(server) > before):
+        if not server.wait_until(lambda before=before: times_noted(server, 'closed') > before):
             return Verdict(BUG, 'wsgiref.validate complains: close() was not called')
     return Verdict(PASS, 'wsgiref.validate accepts GET and POST')
 

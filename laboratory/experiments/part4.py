@@ -9,7 +9,16 @@ import socket
 from contextlib import suppress
 
 from laboratory.experiments.apps.wsgi_probes import ALL_BYTES
-from laboratory.experiments.part2 import CHUNKED, LENGTH, PROBES, fifo, go_through, survives, verdict
+from laboratory.experiments.part2 import (
+    CHUNKED,
+    LENGTH,
+    PROBES,
+    fifo,
+    go_through,
+    survives,
+    times_noted,
+    verdict,
+)
 from laboratory.experiments.part3 import connected
 from laboratory.experiments.verdicts import (
     BUG,
@@ -143,7 +152,7 @@ def stuck_application(server, tell=tell_nobody):
         server.let_rest()
         tell('A while later')
         served = ended and survives(server)
-    if server.wait_until(lambda: (server.folder / 'returned').exists()) and ended:
+    if server.wait_until(lambda: times_noted(server, 'returned')) and ended:
         return Verdict(BUG, 'the client is answered, but its application still runs')
     if served:
         return Verdict(PASS, 'the application is ended, and the next client is served')
@@ -319,18 +328,12 @@ SMUGGLING = {  # each can be read in two ways, and is a request and another one 
 }
 
 
-def times_smuggled(server):
-    """How often the application was called with /smuggled."""
-    noted = server.folder / 'smuggled'
-    return len(noted.read_text().splitlines()) if noted.exists() else 0
-
-
 def smuggles(data):
     """A question: whether the application is called for what is no request."""
     def ask(server):
-        before = times_smuggled(server)
+        before = times_noted(server, 'smuggled')
         fetch(server, data)
-        if times_smuggled(server) > before:
+        if times_noted(server, 'smuggled') > before:
             return 'the application gets what is smuggled in it'
     return ask
 
@@ -339,8 +342,8 @@ def smuggles(data):
 def smuggling(server, tell=tell_nobody):
     """answers no smuggled request"""
     questions = {name: smuggles(data) for name, data in SMUGGLING.items()}
-    wrong = go_through(server, questions)
-    return verdict(wrong, f'{len(questions)} requests that can be read in two ways smuggle nothing')
+    right = f'{len(questions)} requests that can be read in two ways smuggle nothing'
+    return verdict(go_through(server, questions), right)
 
 
 @started_with(apps=PROBES)
