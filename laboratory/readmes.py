@@ -11,6 +11,7 @@ from laboratory.experiments import part2, part4, tables
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, read_next, request
 from laboratory.instruments.diagram import diagram
+from laboratory.instruments.pages import filled, markdown
 from laboratory.instruments.process import server_path
 from laboratory.instruments.terminal import run
 from laboratory.instruments.timeline import need_strace, one_request, traced
@@ -24,23 +25,13 @@ def page_of(stage):
     return stages.ROOT / stage.folder / 'README.md'
 
 
-def filled(text, name, fresh):
-    """The text of a page, with something fresh at the place of that name; raises ValueError without one."""
-    before, begin, rest = text.partition(f'<!-- {name} -->\n')
-    _, end, after = rest.partition('<!-- end -->\n')
-    if not end:
-        raise ValueError(f'no <!-- {name} --> and <!-- end --> in {text.partition(chr(10))[0]!r}')
-    return before + begin + fresh + end + after
-
-
 def table(part, outcomes):
     """A table of behaviours in Markdown: a row for each stage, a column for each experiment."""
-    rows = [[part.replace('part', 'part '), *(column.__doc__ for column in tables.EXPERIMENTS[part])]]
-    rows.append(['---'] * len(rows[0]))
-    for name, row in outcomes.items():
-        cells = [row[column.__name__].replace('bug', '**bug**') for column in tables.EXPERIMENTS[part]]
-        rows.append([name.removeprefix(f'{part}-'), *cells])
-    return ''.join(f'| {" | ".join(row)} |\n' for row in rows)
+    head = [part.replace('part', 'part '), *(column.__doc__ for column in tables.EXPERIMENTS[part])]
+    rows = [[name.removeprefix(f'{part}-'),
+             *(row[column.__name__].replace('bug', '**bug**') for column in tables.EXPERIMENTS[part])]
+            for name, row in outcomes.items()]
+    return markdown(head, rows)
 
 
 def diff(stage):
