@@ -1,10 +1,13 @@
 """make bench: what it reads, counts and writes. How fast a server is, no test says."""
+import shutil
 import subprocess
 import sys
 
 import pytest
 
-from laboratory.instruments import kernel
+from common.stages import stages_of
+from laboratory.instruments import kernel, servers
+from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, request
 from laboratory.instruments.process import ServerProcess
 
 
@@ -65,3 +68,41 @@ def test_a_process_that_has_ended_has_used_nothing(linux):
     ended = subprocess.Popen([sys.executable, '-c', ''])
     ended.wait()
     assert (kernel.cpu_time([ended.pid]), kernel.memory([ended.pid])) == (0, 0)
+
+
+@pytest.fixture
+def in_c(linux):
+    """The server in C, running."""
+    linux('cc')
+    with servers.limit() as (server,), server.start(2) as process:
+        yield process
+
+
+def test_the_server_in_c_answers_on_a_connection_until_it_is_told_to_close(in_c):
+    last = request('GET', '/')
+    first = last.replace(b'close', b'keep-alive')
+    with connect(in_c) as client:
+        client.sendall(first + first[:20])
+        reply = read_next(client, in_c)
+        assert (reply.status, reply.body, reply.end) == (200, b'Hello, World!\n', OPEN)
+        client.sendall(first[20:] + last)
+        reply = read_next(client, in_c)
+        assert reply.values('Connection') == []
+        assert read_next(client, in_c, before=reply.extra).values('Connection') == ['close']
+    assert fetch(in_c, last).end == FIN
+    assert fetch(in_c, b'GET / HTTP/1.0\r\n\r\n').end == FIN
+    assert fetch(in_c, b'x' * 8191).status == 0
+
+
+def test_without_a_compiler_the_server_in_c_is_left_out(monkeypatch, capsys):
+    monkeypatch.setattr(shutil, 'which', lambda name: None)
+    with servers.limit() as found:
+        assert found == []
+    assert capsys.readouterr().err == ('C epoll is left out, since cc cannot compile it here: '
+                                       'apt install gcc libc6-dev\n')
+
+
+def test_every_stage_is_measured_or_it_is_said_why_not():
+    names = [server.name for server in servers.stages()]
+    assert names == [stage.name for stage in [*stages_of('part3'), *stages_of('part4')]]
+    assert set(servers.UNMEASURED) <= set(names)
