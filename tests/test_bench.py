@@ -6,9 +6,69 @@ import sys
 import pytest
 
 from common.stages import stages_of
-from laboratory.instruments import kernel, servers
+from laboratory.experiments import speed
+from laboratory.instruments import kernel, load, servers
 from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, request
+from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
 from laboratory.instruments.process import ServerProcess
+
+# what the tools have printed for part 4 v1.4, and for a server that resets a third of its connections
+# and answers another third with 500
+WRK = """\
+Running 1s test @ http://127.0.0.1:9401/hello
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency   227.28us  288.86us   7.77ms   99.01%
+    Req/Sec     8.81k   718.92     9.92k    54.55%
+  Latency Distribution
+     50%  200.00us
+     75%  239.00us
+     90%  302.00us
+     99%  510.00us
+  9640 requests in 1.10s, 1.78MB read
+Requests/sec:   8768.16
+Transfer/sec:      1.62MB
+"""
+WRK_ERRORS = """\
+Running 1s test @ http://127.0.0.1:9402/hello
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency     6.05ms    5.74ms  46.68ms   89.97%
+    Req/Sec     1.93k   508.00     2.77k    70.00%
+  Latency Distribution
+     50%    3.56ms
+     75%    7.08ms
+     90%   11.79ms
+     99%    1.30s
+  1923 requests in 1.00s, 110.80KB read
+  Socket errors: connect 0, read 961, write 0, timeout 2
+  Non-2xx or 3xx responses: 961
+Requests/sec:   1917.66
+Transfer/sec:    110.49KB
+"""
+AB = """\
+Benchmarking 127.0.0.1 (be patient)...Percentage served,Time in ms
+0,1.561
+98,6.611
+99,7.829
+100,10.157
+..done
+
+Complete requests:      4442
+Failed requests:        0
+Total transferred:      839538 bytes
+Requests per second:    4441.75 [#/sec] (mean)
+Time per request:       3.602 [ms] (mean)
+  99%      8
+"""
+AB_ERRORS = """\
+99,23.411
+Complete requests:      3074
+Failed requests:        2050
+   (Connect: 0, Receive: 1025, Length: 0, Exceptions: 1025)
+Non-2xx responses:      1025
+Requests per second:    3073.76 [#/sec] (mean)
+"""
 
 
 @pytest.fixture
@@ -20,6 +80,36 @@ def linux(tool):
         for name in names:
             tool(name)
     return need
+
+
+def test_wrk_tells_of_clients_that_are_never_answered():
+    """It counts no error for them: two workers keep two connections, and the others wait in the backlog."""
+    assert read_wrk(WRK) == Load(9640, 8768.16, 0.51, read_wrk(WRK).remark)
+    assert 'less than half of the 16 clients' in read_wrk(WRK).remark
+
+
+@pytest.mark.parametrize(('value', 'milliseconds'), [
+    ('12.30us', 0.0123), ('12.30ms', 12.3), ('12.30s', 12300), ('12.30m', 738000)])
+def test_wrk_s_units_of_time_are_known(value, milliseconds):
+    assert read_wrk(WRK.replace('510.00us', value)).p99 == pytest.approx(milliseconds)
+
+
+def test_what_fails_is_counted():
+    assert read_wrk(WRK_ERRORS) == Load(1923, 1917.66, 1300, '1924 requests failed')
+    assert read_ab(AB) == Load(4442, 4441.75, 7.829)
+    assert read_ab(AB_ERRORS) == Load(3074, 3073.76, 23.411, '2050 requests failed')
+
+
+@pytest.mark.parametrize(('read', 'printed', 'told'), [
+    (read_wrk, WRK.replace('9640 requests', '0 requests'), 'answers no request'),
+    (read_wrk, 'unable to connect to 127.0.0.1:9402 Connection refused\n', 'Connection refused'),
+    (read_ab, AB_ERRORS.replace('3074', '2050'), 'answers no request'),
+    (read_ab, 'apr_pollset_poll: The timeout specified has expired (70007)\n', 'does not end its replies'),
+    (read_ab, '', 'nothing was printed'),
+])
+def test_a_server_without_answers_has_no_figures(read, printed, told):
+    with pytest.raises(LoadFailed, match=told):
+        read(printed)
 
 
 USES_CPU = """
@@ -70,6 +160,17 @@ def test_a_process_that_has_ended_has_used_nothing(linux):
     assert (kernel.cpu_time([ended.pid]), kernel.memory([ended.pid])) == (0, 0)
 
 
+@pytest.mark.parametrize(('stage', 'app', 'keeps'), [
+    ('part3-final', None, False), ('part4-v1.3', 'wsgiapp:app', False), ('part4-v1.4', 'wsgiapp:app', True)])
+def test_a_server_that_keeps_connections_is_known(serve, stage, app, keeps):
+    assert keeps_connections(serve(stage, app)) == keeps
+
+
+def test_the_headers_of_a_browser_fit_into_the_one_recv_of_part_3():
+    headers = [f'{name}: {value}' for name, value in load.BROWSER.items()]
+    assert len(request('GET', '/hello', *headers)) < 1024
+
+
 @pytest.fixture
 def in_c(linux):
     """The server in C, running."""
@@ -102,7 +203,23 @@ def test_without_a_compiler_the_server_in_c_is_left_out(monkeypatch, capsys):
                                        'apt install gcc libc6-dev\n')
 
 
+def figures_of(rate, remark=''):
+    """The same Figures for each kind of load."""
+    return dict.fromkeys(speed.KINDS, Figures(rate, p99=12.34, cpu=56.7, memory=89e6, remark=remark))
+
+
+def test_the_medians_are_those_of_the_rounds():
+    assert speed.medians([figures_of(1), figures_of(9, 'odd'), figures_of(3)]) == figures_of(3, 'odd')
+    assert speed.medians([]) == {}
+
+
 def test_every_stage_is_measured_or_it_is_said_why_not():
     names = [server.name for server in servers.stages()]
     assert names == [stage.name for stage in [*stages_of('part3'), *stages_of('part4')]]
     assert set(servers.UNMEASURED) <= set(names)
+
+
+def test_other_systems_are_told_that_it_needs_linux(monkeypatch):
+    monkeypatch.setattr(kernel, 'LINUX', False)
+    with pytest.raises(SystemExit, match='runs on Linux alone'):
+        load.need_tools()
