@@ -6,8 +6,8 @@ DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
 BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child \
 	many-processes dead-worker stuck-worker drip one-request)
-HELPS := $(addprefix help-,bug watch trace grade matrix client diff readmes pictures)
-COMMANDS := help diff watch trace grade matrix client test corpus lint readmes pictures clean
+HELPS := $(addprefix help-,bug watch trace grade matrix bench client diff readmes pictures)
+COMMANDS := help diff watch trace grade matrix bench client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
@@ -74,6 +74,19 @@ grade:
 matrix:
 	$(VENV) laboratory.matrix
 
+## make bench QUICK=1: how fast are the stages, and the servers that people use?
+bench: .venv-bench/made
+	$(VENV) laboratory.bench
+
+# the versions are those that are graded; a server that cannot be installed here is left out
+.venv-bench/made: tests/corpus/requirements.txt
+	@echo 'Setting up .venv-bench, which takes a minute ...' >&2
+	@$(PYTHON) -m venv --clear .venv-bench
+	@for server in gunicorn waitress cheroot granian uwsgi; do \
+		.venv-bench/bin/pip install --quiet --disable-pip-version-check --constraint $< $$server || \
+		echo "$$server is left out, since it cannot be installed here" >&2; done
+	@touch $@
+
 ## make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5: the load client
 client:
 	$(COMMON)client $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
@@ -106,7 +119,7 @@ pictures:
 
 ## make clean: removes .venv and what the tools left
 clean:
-	rm -rf .venv .venv-corpus .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-corpus .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
 # what there is of that kind, or all that a name can begin with

@@ -1,15 +1,23 @@
 """make bench: what it reads, counts and writes. How fast a server is, no test says."""
+import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
+import xml.etree.ElementTree as ElementTree
 
+import pexpect
+import psutil
 import pytest
 
-from common.stages import stages_of
+from common.stages import ROOT, stages_of
+from laboratory import bench
 from laboratory.experiments import speed
 from laboratory.instruments import kernel, load, servers
 from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, request
 from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
+from laboratory.instruments.pages import filled
 from laboratory.instruments.process import ServerProcess
 
 # what the tools have printed for part 4 v1.4, and for a server that resets a third of its connections
@@ -203,9 +211,51 @@ def test_without_a_compiler_the_server_in_c_is_left_out(monkeypatch, capsys):
                                        'apt install gcc libc6-dev\n')
 
 
+def test_make_installs_the_servers_that_are_compared():
+    (names,) = re.findall(r'for server in (.+);', (ROOT / 'Makefile').read_text())
+    programs = {command.split()[0].removesuffix('-serve') for command in servers.FOREIGN.values()}
+    assert set(names.split()) == programs
+
+
 def figures_of(rate, remark=''):
     """The same Figures for each kind of load."""
     return dict.fromkeys(speed.KINDS, Figures(rate, p99=12.34, cpu=56.7, memory=89e6, remark=remark))
+
+
+FOUND = {'part4-v1.4': figures_of(30, 'lets some wait'), 'gunicorn sync': figures_of(20), 'waitress': {},
+         'C epoll': figures_of(400, 'lets some wait')}
+
+
+def test_the_tables_compare_the_servers_with_gunicorn():
+    text = bench.page(FOUND, {'waitress': 'did not listen'}, 'Measured on a machine.')
+    assert text.count("connections: 1.00 is 20 requests/s, 20 with a browser's headers (gunicorn sync)") == 2
+    for row in ('| part4-v1.4 ¹ | 1.50 | 57 | 12 | 1.50 | 57 | 12 | 89 |', '| gunicorn sync | 1.00 |',
+                '| waitress ² | - | - | - | - | - | - | - |', '| C epoll ¹ | 20 |'):
+        assert text.count(row) == 2
+    assert text.endswith('\n\n1. lets some wait\n2. did not listen\n\nMeasured on a machine.\n')
+
+
+def test_the_tables_fit_on_a_terminal(capsys):
+    bench.show(FOUND, {'waitress': 'did not listen'}, 'Measured on a machine.')
+    shown = capsys.readouterr().out
+    assert re.search(r'^part4-v1\.4 ¹ +1\.50 +57 +12 +1\.50 +57 +12 +89$', shown, re.MULTILINE)
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_without_gunicorn_the_first_server_is_what_the_others_are_compared_to():
+    found = {'waitress': {}, 'part4-v1.4': figures_of(30), 'C epoll': figures_of(300)}
+    assert [bench.ratio(found, name, (True, False)) for name in ('part4-v1.4', 'C epoll')] == [1, 10]
+
+
+def test_the_chart_has_a_bar_for_each_server_and_a_gap_in_one_that_is_too_long():
+    picture = ElementTree.fromstring(bench.picture(FOUND))
+    tags = [element.tag.partition('}')[2] for element in picture]
+    assert tags.count('rect') == 2 * (1 + 1 + 2)
+    texts = [element.text for element in picture]
+    assert all(texts.count(name) == 1 for name in FOUND if FOUND[name])
+    assert (texts.count('1.50'), texts.count('20')) == (2, 2)
+    width = float(picture.get('width'))
+    assert all(float(bar.get('x')) + float(bar.get('width')) < width for bar in picture if 'rect' in bar.tag)
 
 
 def test_the_medians_are_those_of_the_rounds():
@@ -219,7 +269,81 @@ def test_every_stage_is_measured_or_it_is_said_why_not():
     assert set(servers.UNMEASURED) <= set(names)
 
 
+def test_the_page_has_a_place_for_the_tables():
+    assert 'fresh' in filled(bench.PAGE.read_text(), 'bench', 'fresh\n')
+    assert f'(../pictures/{bench.PICTURE.name})' in bench.PAGE.read_text()
+    assert bench.PICTURE.exists()
+
+
+# the command, with no servers from elsewhere: they would take their time, and need not be installed
+COMMAND = ['-c', 'from laboratory import bench; from laboratory.instruments import servers; '
+                 'servers.FOREIGN.clear(); bench.run(bench.main)']
+
+
+def run_bench(**env):
+    """Run the command in a pipe; return its exit status and what it printed."""
+    ran = subprocess.run([sys.executable, *COMMAND], cwd=ROOT, env={**os.environ, **env}, text=True,
+                         stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                         timeout=60)
+    return ran.returncode, ran.stdout
+
+
+@pytest.mark.parametrize(('env', 'told'), [
+    ({'WORKERS': '0'}, 'WORKERS=0 is not valid: use a whole number from 1 to 999'),
+    ({'QUICK': 'yes'}, 'QUICK=yes is not valid: use 0 or 1'),
+    ({'WRITE': 'yes'}, 'WRITE=yes is not valid: use 0 or 1'),
+    ({'ONLY': 'part9'}, 'ONLY=part9: no server has such a name; there are part3-v1.0, '),
+    ({'SERVER': 'echo mick; exit 3'}, 'your server cannot be measured: it did not listen, but ended, '
+                                      'with exit status 3: mick'),
+])
+def test_what_is_wrong_is_told_in_one_line(env, told, linux):
+    linux('wrk', 'ab', 'cc')
+    status, printed = run_bench(**env)
+    assert printed.startswith(told)
+    assert (status, printed.count('\n')) == (1, 1)
+
+
+def test_a_missing_tool_is_told_in_one_line(linux, tmp_path):
+    linux()
+    status, printed = run_bench(PATH=str(tmp_path))
+    assert (status, printed) == (1, 'make bench puts load on the servers with wrk and ab: '
+                                    'apt install wrk apache2-utils\n')
+
+
 def test_other_systems_are_told_that_it_needs_linux(monkeypatch):
     monkeypatch.setattr(kernel, 'LINUX', False)
     with pytest.raises(SystemExit, match='runs on Linux alone'):
         load.need_tools()
+
+
+def left(tmp_path):
+    """The processes that run with that folder for their temporary files, and what is in it."""
+    found = [process for process in psutil.process_iter()
+             if kernel.seen(process.environ, {}).get('TMPDIR') == str(tmp_path) and kernel.alive(process.pid)]
+    return [*found, *tmp_path.iterdir()]
+
+
+@pytest.mark.long
+def test_a_run_ends_with_the_tables_and_leaves_nothing_behind(linux, tmp_path):
+    linux('wrk', 'ab')
+    status, printed = run_bench(QUICK='1', ONLY='part4-v1.4', TMPDIR=str(tmp_path))
+    assert status == 0, printed
+    assert len(re.findall(r'^part4-v1\.4 .*\d$', printed, re.MULTILINE)) == 2
+    assert left(tmp_path) == []
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_servers_and_the_tools(signum, linux, tmp_path):
+    linux('wrk', 'ab')
+    env = {**os.environ, 'TMPDIR': str(tmp_path), 'ONLY': 'part3-final', 'TERM': 'xterm'}
+    command = pexpect.spawn(sys.executable, COMMAND, cwd=ROOT, env=env, timeout=kernel.LIMIT)
+    try:
+        assert kernel.eventually(lambda: [child for child in kernel.children(command.pid)
+                                          if 'ab' in kernel.command(child)])
+        command.kill(signum)
+        command.expect(pexpect.EOF)
+        assert command.wait() == 128 + signum
+        assert left(tmp_path) == []
+    finally:
+        if command.isalive():
+            command.kill(signal.SIGTERM)

@@ -118,7 +118,7 @@ def test_an_unknown_command_is_answered_with_a_list_of_the_known_ones(name, list
 
 
 MODULES = {path.stem: path for folder in ('common', 'laboratory') for path in (ROOT / folder).glob('*.py')}
-HELPS = ['bug', 'watch', 'trace', 'grade', 'matrix', 'client', 'diff', 'readmes', 'pictures']
+HELPS = ['bug', 'watch', 'trace', 'grade', 'matrix', 'bench', 'client', 'diff', 'readmes', 'pictures']
 
 
 @pytest.mark.parametrize('command', HELPS)

@@ -1,0 +1,182 @@
+"""Measures how fast the stages of parts 3 and 4 are, and servers that many people use (Linux).
+
+    make bench              takes a quarter of an hour
+    make bench QUICK=1      a few of the servers, in a minute
+
+    WORKERS=2       how many workers each server has, if it has workers
+    ONLY='part4 granian'            the servers whose names begin with one of these words
+    SERVER='python3 my_server.py'   your own server as well, with its port in PORT and in place of {port};
+                    {app} stands for the application that the others run
+    WRITE=1         writes the tables into part4/README.md, and the chart into pictures/
+
+All servers are measured in turn, then all of them again, and the tables show the medians. Do nothing
+else on the machine meanwhile.
+"""
+import os
+import platform
+import re
+import sys
+from functools import partial
+from pathlib import Path
+
+from rich.table import Table
+
+from common import settings
+from common.stages import ROOT, all_stages, stages_of
+from laboratory.experiments.speed import measured, medians
+from laboratory.instruments import servers
+from laboratory.instruments.chart import chart
+from laboratory.instruments.load import CLIENTS, LoadFailed, need_tools
+from laboratory.instruments.pages import filled, markdown, short
+from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.terminal import console, run
+
+ROUNDS, SECONDS = 3, 3  # how often a server is measured, and how long with each kind of load
+TITLES = {False: 'New connections', True: 'Kept connections'}  # whether a connection is kept
+HEADS = ['requests, ×', 'CPU, µs', 'p99, ms']
+COLUMNS = ['server', *HEADS, *(f'{head}, browser' for head in HEADS), 'memory, MB']
+SUPERSCRIPT = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
+STAGE, FOREIGN = '#3f8fd9', '#b8863b'  # colours of bars
+COLOURS = {servers.LIMIT: '#8b7fd6', servers.YOURS: '#c2708f'}
+PAGE, PICTURE = ROOT / 'part4/README.md', ROOT / 'pictures/bench.svg'
+
+
+def chosen(everyone, quick, only):
+    """Those of the servers that QUICK and ONLY leave, and the one that they are compared to."""
+    if quick and not only:
+        only = ['part4-v1.2', stages_of('part4')[-1].name, servers.LIMIT]
+    left = [server for server in everyone if server.name.startswith(tuple(only or ['']))]
+    if not left:
+        sys.exit(f'ONLY={" ".join(only)}: no server has such a name; '
+                 f'there are {", ".join(server.name for server in everyone)}')
+    return [server for server in everyone if server in left or server.name in (servers.BASE, servers.YOURS)]
+
+
+def rounds(everyone, workers, number, seconds):
+    """Measure all servers, then all again.
+
+    returns   {name: list of what measured() returns}, {name: why it could not be measured}
+    """
+    found = {server.name: [] for server in everyone}
+    failed = {name: why for name, why in servers.UNMEASURED.items() if name in found}
+    for turn in range(1, number + 1):
+        for server in [server for server in everyone if server.name not in failed]:
+            try:
+                with console.status(f'round {turn} of {number}: {server.name}'):
+                    figures = measured(partial(server.start, workers), seconds)
+            except (ServerFailed, LoadFailed, OSError) as error:
+                failed[server.name] = reason(error)
+                if server.name == servers.YOURS:
+                    sys.exit(f'{server.name} cannot be measured: it {reason(error)}')
+                continue
+            found[server.name].append(figures)
+            new, kept = figures[False, False].rate, figures[True, False].rate
+            console.print(f'{turn}/{number}  {server.name:<20}{new:>8.0f}/s new{kept:>8.0f}/s kept',
+                          style='dim')
+    return found, failed
+
+
+def reason(error):
+    """Why a server cannot be measured, in one line."""
+    return ': '.join([error.what, *error.printed[-1:]]) if isinstance(error, ServerFailed) else str(error)
+
+
+def base_of(figures):
+    """The name of the server that the others are compared to: gunicorn sync, or else the first of them."""
+    return next(name for name in [servers.BASE, *figures] if figures.get(name))
+
+
+def ratio(figures, name, kind):
+    """The requests a second of a server, for each one of the server that it is compared to."""
+    return figures[name][kind].rate / figures[base_of(figures)][kind].rate
+
+
+def table(figures, failed, kept, remarks):
+    """The rows of one of the two tables, as lists of texts.
+
+    figures   {name: what medians() returns}
+    remarks   a list, which grows by what is to be said below the table
+    """
+    rows = []
+    for name, of in figures.items():
+        both = [(kept, browser) for browser in (False, True)] if of else []
+        said = dict.fromkeys(filter(None, [failed.get(name), *(of[kind].remark for kind in both)]))
+        remarks += [remark for remark in said if remark not in remarks]
+        marks = ' '.join(str(remarks.index(remark) + 1) for remark in said)
+        cells = [f'{name} {marks.translate(SUPERSCRIPT)}'.strip()]
+        for kind in both:
+            cells += [short(ratio(figures, name, kind)), f'{of[kind].cpu:.0f}', short(of[kind].p99)]
+        memory = f'{max(of[kind].memory for kind in both) / 1e6:.0f}' if both else '-'
+        rows.append([*cells, *['-'] * (len(COLUMNS) - len(cells) - 1), memory])
+    return rows
+
+
+def heading(figures, kept):
+    """The title of a table."""
+    base = base_of(figures)
+    plain, browser = (figures[base][kept, browser].rate for browser in (False, True))
+    return f"{TITLES[kept]}: 1.00 is {plain:.0f} requests/s, {browser:.0f} with a browser's headers ({base})"
+
+
+def machine(workers, number, seconds):
+    """What the figures hold for, as a paragraph."""
+    model = re.search('model name\\s*: (.+)', Path('/proc/cpuinfo').read_text())
+    return (f'Measured on {model[1] if model else platform.machine()}, {os.cpu_count()} cores, '
+            f'Linux {platform.release()}, with {workers} workers and {CLIENTS} clients at a time, '
+            f'{number} × {seconds} s for each figure. {", ".join(servers.versions())}.')
+
+
+def show(figures, failed, about):
+    """Print both tables, and what is to be said of them."""
+    remarks = []
+    for kept in TITLES:
+        rows = Table(COLUMNS[0], box=None, pad_edge=False, header_style='bold')
+        for column in COLUMNS[1:]:
+            rows.add_column(column.replace(', ', '\n'), justify='right')
+        for row in table(figures, failed, kept, remarks):
+            rows.add_row(*row)
+        console.print(f'\n{heading(figures, kept)}\n')
+        console.print(rows)
+    notes = [f'{number}. {remark}' for number, remark in enumerate(remarks, 1)]
+    console.print('', *notes, '', about, sep='\n', markup=False)
+
+
+def page(figures, failed, about):
+    """The same in Markdown, with the chart."""
+    remarks, parts = [], [f'![requests a second, compared to {base_of(figures)}](../pictures/{PICTURE.name})']
+    for kept in TITLES:
+        parts += [f'**{heading(figures, kept)}**', markdown(COLUMNS, table(figures, failed, kept, remarks))]
+    parts.append('\n'.join(f'{number}. {remark}' for number, remark in enumerate(remarks, 1)))
+    return '\n\n'.join(part.strip() for part in [*parts, about] if part) + '\n'
+
+
+def picture(figures):
+    """The chart of requests without a browser's headers, as SVG."""
+    names = [name for name in figures if figures[name]]
+    stages = [stage.name for stage in all_stages()]
+    rows = [(name, STAGE if name in stages else COLOURS.get(name, FOREIGN)) for name in names]
+    return chart(f'Requests a second, compared to {base_of(figures)}', rows, {
+        title: [ratio(figures, name, (kept, False)) for name in names] for kept, title in TITLES.items()})
+
+
+def main():
+    workers = int(settings.positive('WORKERS', 2, whole=True))
+    quick, write = settings.choice('QUICK', '0', '1') == '1', settings.choice('WRITE', '0', '1') == '1'
+    own, only = os.environ.get('SERVER'), os.environ.get('ONLY', '').split()
+    number, seconds = (1, 1) if quick else (ROUNDS, SECONDS)
+    need_tools()
+    with servers.limit() as limit:
+        everyone = [*([servers.own(own)] if own else []), *servers.stages(), *servers.foreign(), *limit]
+        found, failed = rounds(chosen(everyone, quick, only), workers, number, seconds)
+    figures = {name: medians(turns) for name, turns in found.items()}
+    if not any(figures.values()):
+        sys.exit('; '.join(f'{name} {why}' for name, why in failed.items()))
+    about = machine(workers, number, seconds)
+    show(figures, failed, about)
+    if write:
+        PAGE.write_text(filled(PAGE.read_text(), 'bench', page(figures, failed, about)))
+        PICTURE.write_text(picture(figures))
+
+
+if __name__ == '__main__':
+    run(main)
