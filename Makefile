@@ -5,7 +5,8 @@ STAGES := $(subst /,-,$(patsubst %/server.py,%,$(wildcard part*/server.py part*/
 DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
 BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child \
-	many-processes dead-worker stuck-worker drip one-request)
+	many-processes dead-worker stuck-worker drip one-request \
+	idle-clients waiting-application lost-reply lost-restart)
 HELPS := $(addprefix help-,bug watch trace grade matrix bench client diff readmes pictures)
 COMMANDS := help diff watch trace grade matrix bench client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)

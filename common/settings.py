@@ -27,8 +27,9 @@ def positive(name, default=None, whole=False):
 
 def check_part4():
     """Exit with one line where a variable of part 4's stages is not valid."""
-    positive('WORKERS', whole=True)
-    for limit in 'IDLE_TIMEOUT', 'REQUEST_TIMEOUT', 'SEND_TIMEOUT', 'APP_TIMEOUT':
+    for number in 'WORKERS', 'THREADS':
+        positive(number, whole=True)
+    for limit in 'IDLE_TIMEOUT', 'REQUEST_TIMEOUT', 'SEND_TIMEOUT', 'APP_TIMEOUT', 'STOP_TIMEOUT':
         positive(limit)
 
 

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from common import settings, stages
 from common.diff import coloured, step
-from laboratory.experiments import part3, part4
+from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
 from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
 from laboratory.instruments.process import last_lines, printable, stage_server
@@ -72,6 +72,22 @@ SCENES = {
         'A client has its reply, and sends a second request on the same connection. Is it answered?',
         part4.keep_alive, 'connections', 'part4-v1.4',
         'a reply that says how long it is need not end with the connection. So the next request can follow.'),
+    'idle-clients': Scene(
+        '150 clients do nothing, or send their requests slowly. Is another one answered?',
+        part4_waiting.idle_clients, 'processes', 'part4-v2.0',
+        'a worker that waits for one client serves no other. An event loop waits for all of them at once.'),
+    'waiting-application': Scene(
+        'In each worker an application waits for something. Are other clients answered?',
+        part4_waiting.waiting_application, 'processes', 'part4-v2.1',
+        'while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.'),
+    'lost-reply': Scene(
+        'Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
+        part4_stopping.stop_mid_reply, 'processes', 'part4-v2.2',
+        'a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.'),
+    'lost-restart': Scene(
+        'Five clients have connected and are not accepted yet. Then the server restarts. Are they answered?',
+        part4_stopping.restart_backlog, 'processes', 'part4-v2.2',
+        'the clients are in the backlog of the listening socket. It outlives the workers, and so do they.'),
 }
 
 

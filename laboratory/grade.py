@@ -49,7 +49,7 @@ SLOWEST = 5  # seconds that a reply may take
 BETWEEN = 1.5  # seconds that it may pause
 PATIENCE = 35  # seconds; the time limits of many servers are 30
 IN_USE = os.strerror(errno.EADDRINUSE)
-PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 100
+PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 150
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
     'ulimit -f 20000',  # blocks of 512 bytes, in each file that it writes

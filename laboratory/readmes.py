@@ -19,6 +19,7 @@ from laboratory.instruments.timeline import need_strace, one_request, traced
 LONG = 60  # lines; a longer diff is folded away
 TABLE_PAGES = {'part4': 'part4/README.md'}  # those of the other parts are in README.md
 TRACED = 'part3', 'part4'  # whose pages have a diagram
+LOOPS = 'part4-v2.0', 'part4-v2.1', 'part4-v2.2', 'part4-final'  # but not these: a diagram has one client
 
 
 def page_of(stage):
@@ -26,11 +27,11 @@ def page_of(stage):
 
 
 def table(part, outcomes):
-    """A table of behaviours in Markdown: a row for each stage, a column for each experiment."""
-    head = [part.replace('part', 'part '), *(column.__doc__ for column in tables.EXPERIMENTS[part])]
-    rows = [[name.removeprefix(f'{part}-'),
-             *(row[column.__name__].replace('bug', '**bug**') for column in tables.EXPERIMENTS[part])]
-            for name, row in outcomes.items()]
+    """A table of behaviours in Markdown: a row for each experiment, a column for each stage."""
+    head = [part.replace('part', 'part '), *(name.removeprefix(f'{part}-') for name in outcomes)]
+    rows = [[experiment.__doc__,
+             *(row[experiment.__name__].replace('bug', '**bug**') for row in outcomes.values())]
+            for experiment in tables.EXPERIMENTS[part]]
     return markdown(head, rows)
 
 
@@ -82,7 +83,7 @@ STORIES = {'part4-v1.2': kill_the_worker, 'part4-v1.3': hold_the_application, 'p
 
 
 def is_traced(stage):
-    return stage.part in TRACED
+    return stage.part in TRACED and stage.name not in LOOPS
 
 
 def sequence(stage):

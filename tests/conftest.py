@@ -12,7 +12,7 @@ from laboratory.instruments.process import stage_server
 # what `make test` exports is not for the commands that the tests run
 for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE SERVER REQUEST WATCH GUESS '
              'NO_COLOR FORCE_COLOR PYTHONDONTWRITEBYTECODE WORKERS PATIENCE IDLE_TIMEOUT REQUEST_TIMEOUT '
-             'SEND_TIMEOUT APP_TIMEOUT QUICK ONLY WRITE').split():
+             'SEND_TIMEOUT APP_TIMEOUT STOP_TIMEOUT THREADS QUICK ONLY WRITE').split():
     os.environ.pop(name, None)
 
 # a shell starts a job in the background with SIGINT ignored, and the servers would inherit that;

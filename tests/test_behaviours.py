@@ -30,10 +30,17 @@ EVIDENCE = {  # exactly so many
     'part4-v1.3': {
         'drip': "it is ended after a while: 408 with b'the request took too long\\n'",
         'keep_alive': 'the connection ends after the first reply'},
-    'part4-v1.4': {'idle_clients': 'a client waits as long as 100 others are idle'},
+    'part4-v1.4': {
+        'idle_clients': '8 of 8 others wait as long as 150 clients are idle',
+        'waiting_application': '8 of 8 others wait as long as an application waits in each worker',
+        'non_reader': '8 of 8 others wait as long as 24 clients do not read'},
+}
+GIVEN_UP = {  # what a child for each client has, and a few workers have not
+    ('part4-v1.1', 'waiting_application'), ('part4-v1.1', 'non_reader'), ('part4-v1.1', 'stop_mid_reply'),
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize('stage', MEASURED, ids=lambda stage: stage.name)
 def test_the_stage_behaves_as_its_table_says(stage):
     seen = {experiment.__name__: verdict for (_, experiment), verdict in measure_all([stage]).items()}
@@ -56,7 +63,8 @@ def test_a_stage_of_part_4_passes_what_part_2_asks(stage):
 
 
 @pytest.mark.parametrize('part', ['part2', 'part4'])
-def test_no_stage_goes_back_from_pass_to_bug(part):
-    rows = list(expected(part).values())
-    for before, after in itertools.pairwise(rows):
-        assert [name for name in before if (before[name], after[name]) == ('pass', 'bug')] == []
+def test_no_stage_goes_back_from_pass_to_bug_except_where_workers_replace_children(part):
+    rows = list(expected(part).items())
+    back = {(stage, name) for (_, before), (stage, after) in itertools.pairwise(rows)
+            for name in before if (before[name], after[name]) == ('pass', 'bug')}
+    assert back == (GIVEN_UP if part == 'part4' else set())

@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from common.stages import ROOT, Stage, find_stage
-from laboratory.experiments import part3, part4
+from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
 from laboratory.experiments.verdicts import measure
 from laboratory.instruments.process import stage_server
 
@@ -62,7 +62,7 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'a body that HEAD does not get': (
         'protocol.py', r"self\.method != 'HEAD' and ", '', part4.keep_alive, 'wrong: a HEAD'),
     'the last chunk': (
-        'protocol.py', r" +if self\.chunked:\n +self\.send\(b'0.*\n", '', part4.keep_alive,
+        'protocol.py', r" +if self\.chunked:\n +yield b'0.*\n", '', part4.keep_alive,
         'wrong: a response of unknown length'),
     'the check of two lengths': (
         'protocol.py', r"if 'content-length' in headers or version", 'if version', part4.smuggling,
@@ -76,6 +76,28 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'the end of the line of a chunk': (
         'protocol.py', r"(CHUNK_LINE = .*)\\r\\n'", r"\1\\r?\\n'", part4.smuggling,
         'wrong: a chunk size that ends with LF'),
+}
+
+CURES_OF_LOOPS = {  # the same for v2.2 and final
+    'the pause of accept()': (
+        'server.py', r'yield None, time.*ACCEPT_PAUSE', 'yield selectors.EVENT_READ, FOREVER',
+        part4_waiting.no_descriptors, 'it tries to accept again and again'),
+    'the socket that is asked before the clock counts': (
+        'server.py', r'( +)(try:\n +return call\(argument\))', r'\1if is_late: raise TimeoutError\n\1\2',
+        part4_waiting.late_clock, 'wrong: a client that has sent nothing'),
+    'the byte that wakes the loop up': (
+        'server.py', r"self\.wake_up_socket\.send\(b'.*'\)", 'pass', part4_waiting.waiting_application,
+        'others wait as long as an application'),
+    'the connections that are finished': (
+        'server.py', r'while self\.connections or not', 'while not', part4_stopping.stop_mid_reply,
+        'wrong: a client that reads its reply'),
+    'the connection that is forgotten': (
+        'server.py', r'self\.server\.connections\.discard\(self\)', 'pass', part4_stopping.stop_mid_reply,
+        'wrong: '),
+    'the socket for the numbers of signals': (
+        'server.py', r'set_wakeup_fd\(writing\.detach\(\)\)',
+        'set_wakeup_fd(os.open(os.devnull, os.O_NONBLOCK))', part4_stopping.restart_backlog,
+        'SIGHUP leaves its workers as they are'),
 }
 
 
@@ -102,3 +124,12 @@ def test_without_its_cure_part_4_v1_4_has_the_bug(cure, tmp_path):
     found = verdict(tmp_path, 'part4-v1.4', *change)
     assert found.outcome == 'bug'
     assert found.evidence.startswith(evidence)
+
+
+@pytest.mark.parametrize('stage', ['part4-v2.2', 'part4-final'])
+@pytest.mark.parametrize('cure', CURES_OF_LOOPS)
+def test_without_its_cure_a_stage_with_a_loop_has_the_bug(cure, stage, tmp_path):
+    *change, evidence = CURES_OF_LOOPS[cure]
+    found = verdict(tmp_path, stage, *change)
+    assert found.outcome == 'bug', found
+    assert evidence in found.evidence

@@ -1,16 +1,20 @@
 """The experiments of parts 3 and 4 on servers that are built otherwise than the stages."""
+import re
 import sys
 from functools import partial
 
 import pytest
 
 from common.stages import ROOT
-from laboratory.experiments import part3, part4
+from laboratory.experiments import part3, part4_stopping
+from laboratory.experiments.tables import EXPERIMENTS as ALL
 from laboratory.experiments.verdicts import measure
 from laboratory.grade import own_server, try_out
+from tests.test_cures import verdict as changed_verdict
 
 SERVERS = ROOT / 'tests/servers'
-EXPERIMENTS = {experiment.__name__: experiment for experiment in part3.EXPERIMENTS + part4.EXPERIMENTS}
+EXPERIMENTS = {experiment.__name__: experiment
+               for part in ('part3', 'part4') for experiment in ALL[part]}
 
 
 def verdict(command, experiment):
@@ -59,6 +63,18 @@ def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
     ('part2_threads', 'idle_clients', 'pass'),
     ('part2_orphans', 'killed_workers', 'no worker'),  # whose parent ends once it has forked them
     ('part2_orphans', 'killed_supervisor', 'no worker'),
+    ('part2_threads', 'waiting_application', 'pass'),
+    ('part2_threads', 'non_reader', 'pass'),
+    ('part2_prefork', 'waiting_application', 'bug'),
+    ('part2_prefork', 'non_reader', 'bug'),
+    ('part2_prefork', 'no_descriptors', 'not tested'),
+    ('part2_prefork', 'stop_mid_reply', 'bug'),
+    ('part2_graceful', 'stop_mid_reply', 'pass'),
+    ('part2_graceful', 'restart_backlog', 'pass'),
+    ('part2_graceful', 'reload', 'pass'),
+    ('part2_reopens', 'restart_backlog', 'bug'),
+    ('part2_reopens', 'reload', 'bug'),
+    ('part2_threads', 'reload', 'no worker'),
     ('wsgiref', 'few_processes', 'pass'),
     ('wsgiref', 'drip', 'bug'),
     ('wsgiref', 'idle_clients', 'bug'),  # after 7 of them its backlog is full
@@ -66,9 +82,40 @@ def test_a_server_is_judged_by_what_it_does(name, experiment, outcome):
     ('wsgiref_threads', 'smuggling', 'pass'),
 ])
 def test_a_wsgi_server_is_judged_by_what_it_does(name, experiment, outcome):
-    start = partial(own_server, f'{sys.executable} tests/corpus/wsgi_servers.py {name}', patience=1)
+    patience = 1 if outcome == 'bug' else 5  # which only a bug makes an experiment wait for
+    start = partial(own_server, f'{sys.executable} tests/corpus/wsgi_servers.py {name}', patience=patience)
     found = measure(EXPERIMENTS[experiment], start)
     assert found.outcome == outcome, found
+
+
+@pytest.mark.parametrize(('name', 'experiment', 'outcome'), [
+    ('Loop', 'waiting_application', 'bug'),
+    ('Threads', 'waiting_application', 'bug'),  # whose replies nobody sends
+    ('ThreadsThatWake', 'waiting_application', 'pass'),
+    ('Loop', 'non_reader', 'pass'),
+    ('Loop', 'late_clock', 'pass'),
+    ('ClockFirst', 'late_clock', 'bug'),
+    ('Loop', 'no_descriptors', 'bug'),
+    ('Dying', 'no_descriptors', 'bug'),
+    ('Resting', 'no_descriptors', 'pass'),
+])
+def test_an_event_loop_is_judged_by_what_it_does(name, experiment, outcome):
+    start = partial(own_server, f'{sys.executable} tests/servers/event_loop.py {name}', patience=5)
+    found = measure(EXPERIMENTS[experiment], start)
+    assert found.outcome == outcome, found
+
+
+@pytest.mark.parametrize(('function', 'leak', 'seen'), [
+    ('run_application(self, request)', "vars(self).setdefault('leaked', []).append(bytes(60))",  # 101 bytes
+     'bytes more for each request'),
+    ('handle_client(self)', 'os.dup(0)', 'descriptors more for 20 clients that have left'),
+])
+def test_a_leak_is_found(tmp_path, function, leak, seen):
+    line = re.escape(f'    def {function}:\n')
+    found = changed_verdict(tmp_path, 'part4-v1.4', 'server.py', f'({line})', rf'\1        {leak}\n',
+                            part4_stopping.flat)
+    assert found.outcome == 'bug', found
+    assert seen in found.evidence
 
 
 def test_a_server_that_never_rests_is_still_judged():

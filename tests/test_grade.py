@@ -17,7 +17,7 @@ import pytest
 
 from common.stages import ROOT, find_stage, stages_of
 from laboratory import grade
-from laboratory.experiments.hints import HINTS, VARIANTS
+from laboratory.experiments.hints import HINTS, VARIANTS, hint
 from laboratory.experiments.tables import EXPERIMENTS, questions
 from laboratory.experiments.verdicts import BUG, Verdict
 from laboratory.instruments import kernel, process
@@ -91,15 +91,15 @@ def same_everywhere(output, command, name):
 
 def every_hint():
     yield from HINTS.values()
-    for _, _, hint in VARIANTS:
-        yield hint
+    for _, _, variant in VARIANTS:
+        yield variant
 
 
 def test_every_bug_has_a_hint():
     assert HINTS.keys() == {name.__name__ for columns in EXPERIMENTS.values() for name in columns}
-    for hint in every_hint():
-        assert all([hint.bug, hint.command, hint.look])
-        assert hint.look.startswith('You see ')
+    for told in every_hint():
+        assert all([told.bug, told.command, told.look])
+        assert told.look.startswith('You see ')
 
 
 @pytest.mark.parametrize(('experiment', 'part', 'stage'), [
@@ -122,10 +122,10 @@ def test_everything_is_asked_where_no_stage_is_named():
         return [experiment.__name__ for experiment in grade.asked_for(find_stage(stage))]
     assert 'keep_alive' not in names('part4-v1.3')
     assert names('part4-v1.4')[0] == 'hello'
-    assert names('part4-v1.4')[-1] == 'idle_clients'
+    assert names('part4-v1.4')[-1] == 'flat'
 
 
-@pytest.mark.parametrize(('stage', 'hint', 'shown'), [
+@pytest.mark.parametrize(('stage', 'told', 'shown'), [
     ('part3-v1.0', HINTS['silent_client'], r'curl: \(28\)'),
     ('part3-v1.1-fd-leak', HINTS['end_of_reply'], r'curl: \(28\) .* 14 bytes received'),
     ('part3-v1.1-fd-leak', HINTS['descriptors'], 'CLOSE-WAIT'),
@@ -140,15 +140,21 @@ def test_everything_is_asked_where_no_stage_is_named():
     ('part4-v1.3', HINTS['keep_alive'], r'(?s)(1 new connection.*){2}'),
     ('part4-v1.3', HINTS['chunked_body'], 'HTTP/1.1 501 Not Implemented'),
     ('part4-v1.4', HINTS['idle_clients'], r'curl: \(28\)'),
+    ('part4-v1.4', HINTS['waiting_application'], r'curl: \(28\)'),
+    ('part4-v1.4', HINTS['non_reader'], r'curl: \(28\)'),
+    ('part4-v1.4', HINTS['stop_mid_reply'], r'(?m)^\d{1,7}$'),
+    ('part4-v1.4', HINTS['restart_backlog'], r'(?m)^000$'),
+    ('part4-v1.4', HINTS['reload'], r'(?m)^ +\d+ 000$'),
+    ('part4-v1.1', hint('stop_mid_reply', 'wrong: 2 processes do not end'), 'LISTEN'),
 ])
-def test_what_a_hint_says_is_seen_when_it_is_typed(stage, hint, shown, request, tool):
+def test_what_a_hint_says_is_seen_when_it_is_typed(stage, told, shown, request, tool):
     for name in ('curl', 'telnet', 'ss', 'ps'):
         tool(name)
     port = str(free_port())
-    start = grade.start_line(hint, f'{sys.executable} {find_stage(stage).server}').replace('8888', port)
+    start = grade.start_line(told, f'{sys.executable} {find_stage(stage).server}').replace('8888', port)
     server = ServerProcess(['sh', '-c', start]).__enter__()
     request.addfinalizer(server.stop)
-    typed = hint.command.replace('8888', port)
+    typed = told.command.replace('8888', port)
     shell = subprocess.Popen(['bash', '-c', typed], cwd=ROOT, text=True, start_new_session=True,
                              env={**os.environ, 'PORT': port},
                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

@@ -36,7 +36,8 @@ PROBES = {'path': 'laboratory/experiments/apps', 'app': 'wsgi_probes:app'}
 SILENT = 'sleep 9 | telnet localhost 8888 & sleep 1'
 LAST_PID = r"sed 's/.*pid=\([0-9]*\).*/\1/' | tail -1"  # of what ss -p says
 MANY_SILENT = 'for i in $(seq 20); do (sleep 9 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1'
-OLDEST = "ss -tlnpH 'sport = :8888' | grep -o 'pid=[0-9]*' | cut -c5- | sort -n | head -1"
+LISTENERS = "ss -tlnpH 'sport = :8888' | grep -o 'pid=[0-9]*' | cut -c5-"
+OLDEST = f'ps -o pid= --sort=start_time -p "$({LISTENERS} | paste -sd, -)" | head -1'
 SERVER_PID = f"$(ss -tlnpH 'sport = :8888' | {LAST_PID})"
 HINTS = {
     'silent_client': Hint(
@@ -171,7 +172,58 @@ HINTS = {
         'lets idle clients hold up the others',
         f'{MANY_SILENT}; {NEXT}',
         'You see curl time out: each idle client has one of your workers to itself. An event loop, or a '
-        'thread for each client, lets them wait.', NO_STAGE, **PROBES),
+        'thread for each client, lets them wait.', **PROBES),
+    'waiting_application': Hint(
+        'lets an application that waits hold up the others',
+        f'for i in $(seq $(nproc)); do (curl -s --max-time 9 http://localhost:8888/stuck &) done; '
+        f'sleep 1; {NEXT}',
+        'You see curl time out: a worker whose application waits serves nobody else. Call the application '
+        'in a thread, and go on with the other clients.', **PROBES),
+    'non_reader': Hint(
+        'lets clients that do not read hold up the others',
+        'for i in $(seq 24); do (curl -s --limit-rate 1k --max-time 9 http://localhost:8888/ten-pieces '
+        f'>/dev/null &) done; sleep 1; {NEXT}',
+        'You see curl time out: you wait until a client has taken its reply. Keep what it has not taken, '
+        'and send more when its socket is writable.', **PROBES),
+    'late_clock': Hint(
+        'cuts off a client that was in time',
+        f"pids=$({LISTENERS}); (printf 'GET / HTTP/1.1\\r\\n'; sleep 1; kill -STOP $pids; "
+        "printf 'Host: x\\r\\n\\r\\n'; sleep 35; kill -CONT $pids; sleep 1) | "
+        'curl -s telnet://localhost:8888',
+        'You see no 200: all that the client sent was there, but you looked at the clock first. Look at '
+        'its socket once more before you end it.', **PROBES),
+    'no_descriptors': Hint(
+        'fails when it has no descriptors left',
+        f'pids=$({LISTENERS}); for pid in $pids; do prlimit --pid $pid --nofile=20; done; '
+        'for i in $(seq 60); do (sleep 9 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 5; '
+        'ps -o pid,cputimes,comm -p "$(echo $pids)"',
+        'You see some seconds of CPU time, or that a process is missing: accept() fails with EMFILE. Catch '
+        'that, and accept nobody until a client has left.', **PROBES),
+    'stop_mid_reply': Hint(
+        'breaks off replies when it is stopped',
+        f'curl -s http://localhost:8888/ten-pieces | (head -c 1000; kill $({OLDEST}); sleep 1; cat) | wc -c',
+        'You see a number other than 10000000: SIGTERM ends you in the middle of a reply. Let its handler '
+        'only note it; then accept nobody any more, finish what you have begun, and end.', **PROBES),
+    'restart_backlog': Hint(
+        'loses clients that connect while it restarts',
+        f'pid=$({OLDEST}); workers=$(pgrep -P $pid); kill -STOP $workers; for i in 1 2 3 4 5; do '
+        "(curl -s -o /dev/null -w '%{http_code}\\n' --max-time 5 http://localhost:8888/ &) done; "
+        'sleep 1; kill -HUP $pid; sleep 1; kill -CONT $workers; sleep 5',
+        'You see 000 instead of 200, or your old workers answer: at SIGHUP, replace the workers, and keep '
+        'the listening socket open, in whose backlog these clients are.', **PROBES),
+    'reload': Hint(
+        'loses requests when it reloads',
+        f'(sleep 1; kill -HUP $({OLDEST})) & for i in $(seq 200); do '
+        "curl -s -o /dev/null -w '%{http_code}\\n' http://localhost:8888/; done | sort | uniq -c",
+        'You see a line with 000, for the requests that were lost, or your old workers answer: at SIGHUP, '
+        'start new workers, and let the old ones finish what they have begun.', **PROBES),
+    'flat': Hint(
+        'leaks memory or descriptors',
+        "for i in 1 2 3 4; do curl -s -o /dev/null 'http://localhost:8888/binary?[1-5000]'; "
+        f'for pid in $({LISTENERS}); do echo "$(ps -o rss= -p $pid) $(ls /proc/$pid/fd | wc -l)"; '
+        'done; echo; done',
+        'You see numbers that grow with each 5000 requests: kilobytes of memory, and descriptors. You keep '
+        'something of a request that has been answered.', **PROBES),
 }
 
 
@@ -211,6 +263,15 @@ VARIANTS = [
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
         'You see curl time out: once you have sent a reply, give its client only a moment to close.',
         **PROBES)),
+    ('waiting_application', 'does not come', Hint(
+        'forgets the reply of an application that has waited',
+        'curl -i --max-time 9 http://localhost:8888/wait',
+        'You see curl time out: the application has returned, and you wait for something else to happen. '
+        'Let its thread wake you, through a socketpair.', **PROBES)),
+    ('stop_mid_reply', '^wrong: [0-9]+ processes do not end$', Hint(
+        'does not end at SIGTERM',
+        f"kill $({OLDEST}); sleep 3; ss -tlnp 'sport = :8888'",
+        'You see a LISTEN line: some of your processes still hold the port.', **PROBES)),
     *variants('outlives', {'an app that calls exit': f'curl http://localhost:8888/exit; {NEXT}'}),
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),

@@ -156,10 +156,15 @@ def close(server):
         return f'it is not called after {reply} (PEP 3333, Specification Details)'
 
 
+def noted(server, name):
+    """The lines that the application has noted under that name."""
+    file = server.folder / name
+    return file.read_text().splitlines() if file.exists() else []
+
+
 def times_noted(server, name):
     """How often the application has noted something under that name: 'closed', for its close()."""
-    noted = server.folder / name
-    return len(noted.read_text().splitlines()) if noted.exists() else 0
+    return len(noted(server, name))
 
 
 def answers(path, due, section):

@@ -49,9 +49,9 @@ MEGABYTES = 64 * 65536  # bytes of the reply to /megabytes
 
 
 def try_to_connect(server):
-    """A connection that lasts as long as the server, or None where the listen backlog is full."""
+    """A connection that lasts as long as the server, or None where it takes no more."""
     for _ in range(2):
-        with suppress(TimeoutError):
+        with suppress(TimeoutError, ConnectionError):
             return server.until_end.enter_context(connect(server, SOON))
         server.let_rest()  # it takes from the backlog what it is going to take
     return None
@@ -65,21 +65,30 @@ def silent_clients(server, number):
     return found
 
 
-def listening(server):
-    """The processes of the server that listen on its port, once it is at rest."""
-    server.let_rest()
+def listeners(server):
+    """The processes of the server that listen on its port now."""
     return {pid for pid in server.processes() if server.port in kernel.ports(pid)}
 
 
-def supervisor(server):
-    """The process from which all those descend that listen, or which is itself one of them; None for none."""
+def listening(server):
+    """The same, once it is at rest."""
+    server.let_rest()
+    return listeners(server)
+
+
+def ancestors(server):
+    """The processes from which all those descend that listen; the last may be the one that does."""
     pids = listening(server)
     parents = {pid: kernel.parent(pid) for pid in server.family()}
 
     def line(pid):
         return [*line(parents[pid]), pid] if pid in parents else []
-    common = [one[0] for one in zip(*map(line, pids), strict=False) if len(set(one)) == 1]
-    return common[-1] if common else None
+    return [one[0] for one in zip(*map(line, pids), strict=False) if len(set(one)) == 1]
+
+
+def supervisor(server):
+    """The last of its ancestors, which may itself be the one that listens; None for none."""
+    return next(reversed(ancestors(server)), None)
 
 
 def workers_of(server):
@@ -346,26 +355,5 @@ def smuggling(server, tell=tell_nobody):
     return verdict(go_through(server, questions), right)
 
 
-@started_with(apps=PROBES)
-def idle_clients(server, tell=tell_nobody):
-    """keeps serving while many clients are idle, with few processes"""
-    server.let_rest()  # its workers start
-    processes = len(server.processes())
-    clients = silent_clients(server, CLIENTS)
-    for client in clients[::2]:  # every second one begins a request
-        client.sendall(b'GET / HTTP/1.1\r\n')
-    server.let_rest()
-    tell(f'{len(clients)} clients are idle, and one more sends a request')
-    more = len(server.processes()) - processes
-    if more >= len(clients) // 2:
-        return Verdict(BUG, f'each idle client takes a process: {more} more')
-    other = try_to_connect(server)
-    if other:
-        other.sendall(request('GET', '/'))
-    if not other or not server.wait_until(lambda: readable(other)):
-        return Verdict(BUG, f'a client waits as long as {len(clients)} others are idle')
-    return Verdict(PASS, f'a client is answered while {len(clients)} others are idle')
-
-
 EXPERIMENTS = [few_processes, killed_workers, killed_supervisor, stuck_application, drip, slow_client,
-               keep_alive, chunked_body, smuggling, idle_clients]
+               keep_alive, chunked_body, smuggling]

@@ -3,11 +3,12 @@ import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
-from laboratory.experiments import part2, part3, part4
+from laboratory.experiments import part2, part3, part4, part4_stopping, part4_waiting
 from laboratory.experiments.verdicts import PASS, measure
 from laboratory.instruments.process import stage_server
 
-EXPERIMENTS = {'part3': part3.EXPERIMENTS, 'part2': part2.EXPERIMENTS, 'part4': part4.EXPERIMENTS}
+EXPERIMENTS = {'part3': part3.EXPERIMENTS, 'part2': part2.EXPERIMENTS,
+               'part4': part4.EXPERIMENTS + part4_waiting.EXPERIMENTS + part4_stopping.EXPERIMENTS}
 AT_ONCE = 6  # experiments; each waits more than it works
 
 # Each column is an experiment in part3.py, each row a stage.
@@ -32,7 +33,7 @@ v1.4   pass   pass     pass           pass            pass       pass         pa
 final  pass   pass     pass           pass            pass       pass         pass      pass     pass
 """
 
-# The same with part4.py. Each of these stages also passes everything that part 2 asks.
+# The same with the modules of part 4. Each of these stages also passes everything that part 2 asks.
 PART4 = """
 stage          few_processes  killed_workers  killed_supervisor  stuck_application  drip  slow_client
 v1.0           bug            no worker       no worker          bug                bug   pass
@@ -41,17 +42,52 @@ v1.1           pass           bug             bug                bug            
 v1.2           pass           pass            pass               bug                bug   pass
 v1.3           pass           pass            pass               pass               pass  pass
 v1.4           pass           pass            pass               pass               pass  pass
+v2.0           pass           pass            pass               pass               pass  pass
+v2.1           pass           pass            pass               pass               pass  pass
+v2.2           pass           pass            pass               pass               pass  pass
+final          pass           pass            pass               pass               pass  pass
 """
 PART4_CONNECTIONS = """
-stage          keep_alive  chunked_body  smuggling  idle_clients
-v1.0           bug         bug           pass       bug
-v1.1-protocol  bug         bug           pass       bug
-v1.1           bug         bug           pass       bug
-v1.2           bug         bug           pass       bug
-v1.3           bug         bug           pass       bug
-v1.4           pass        pass          pass       bug
+stage          keep_alive  chunked_body  smuggling
+v1.0           bug         bug           pass
+v1.1-protocol  bug         bug           pass
+v1.1           bug         bug           pass
+v1.2           bug         bug           pass
+v1.3           bug         bug           pass
+v1.4           pass        pass          pass
+v2.0           pass        pass          pass
+v2.1           pass        pass          pass
+v2.2           pass        pass          pass
+final          pass        pass          pass
 """
-TABLES = {'part2': [PART2], 'part3': [PART3], 'part4': [PART4, PART4_CONNECTIONS]}
+PART4_WAITING = """
+stage          idle_clients  waiting_application  non_reader  late_clock  no_descriptors
+v1.0           bug           pass                 pass        not tested  not tested
+v1.1-protocol  bug           pass                 pass        not tested  not tested
+v1.1           bug           bug                  bug         not tested  not tested
+v1.2           bug           bug                  bug         not tested  not tested
+v1.3           bug           bug                  bug         pass        not tested
+v1.4           bug           bug                  bug         pass        not tested
+v2.0           pass          bug                  pass        pass        pass
+v2.1           pass          pass                 pass        pass        pass
+v2.2           pass          pass                 pass        pass        pass
+final          pass          pass                 pass        pass        pass
+"""
+PART4_STOPPING = """
+stage          stop_mid_reply  restart_backlog  reload     flat
+v1.0           pass            no worker        no worker  pass
+v1.1-protocol  pass            no worker        no worker  pass
+v1.1           bug             bug              bug        pass
+v1.2           bug             bug              bug        pass
+v1.3           bug             bug              bug        pass
+v1.4           bug             bug              bug        pass
+v2.0           bug             bug              bug        pass
+v2.1           bug             bug              bug        pass
+v2.2           pass            pass             pass       pass
+final          pass            pass             pass       pass
+"""
+TABLES = {'part2': [PART2], 'part3': [PART3],
+          'part4': [PART4, PART4_CONNECTIONS, PART4_WAITING, PART4_STOPPING]}
 
 
 def expected(part):

@@ -1,6 +1,9 @@
 """What the kernel says of processes: their children, states, descriptors and connections."""
+import itertools
 import os
 import re
+import resource
+import signal
 import sys
 import time
 from contextlib import suppress
@@ -88,6 +91,26 @@ def zombies(pids):
 def descriptors(pids):
     """How many descriptors the processes have open, all together."""
     return sum(seen(lambda p=pid: psutil.Process(p).num_fds(), 0) for pid in pids)
+
+
+def anonymous_memory(pids):
+    """The bytes that no file has, of all processes together; what they share since fork() counts for each."""
+    if LINUX:
+        lines = [line.split() for pid in pids for line in read(f'/proc/{pid}/status').splitlines()]
+        return sum(int(words[1]) * 1024 for words in lines if words[0] == 'RssAnon:')
+    return sum(seen(lambda p=pid: psutil.Process(p).memory_info().rss, 0) for pid in pids)
+
+
+def first_free(pid):
+    """The number of the descriptor that the process would get next."""
+    taken = set(seen(lambda: os.listdir(f'/proc/{pid}/fd'), []))
+    return next(number for number in itertools.count() if str(number) not in taken)
+
+
+def limit_descriptors(pid, limit):
+    """Let the process open descriptors below that number only (Linux)."""
+    most = resource.prlimit(pid, resource.RLIMIT_NOFILE)[1]
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (limit, most))
 
 
 def catches(pid, signum):
@@ -222,3 +245,16 @@ def eventually(condition, seconds=LIMIT):
 def send(pid, signum):
     """Send a signal to a process, which may have ended meanwhile."""
     seen(lambda: os.kill(pid, signum), None)
+
+
+def stop(pids):
+    """Stop the processes, and wait until they are."""
+    for pid in pids:
+        send(pid, signal.SIGSTOP)
+    eventually(lambda: not any(status(pid) in ('running', 'sleeping', 'disk-sleep') for pid in pids))
+
+
+def go_on(pids):
+    """Let the processes run that were stopped."""
+    for pid in pids:
+        send(pid, signal.SIGCONT)

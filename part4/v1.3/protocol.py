@@ -176,7 +176,10 @@ def get_environ(request, server_addr, client_addr):
 
 
 class Response:
-    """A response, which goes out through send(); request is None if the error came before there was one."""
+    """A response, as the bytes to be sent; request is None if the error came before there was one.
+
+    send    is called with the bytes of each write() of the application
+    """
 
     def __init__(self, request, send):
         self.send, self.method = send, request.method if request else ''
@@ -198,7 +201,10 @@ class Response:
         return self.write
 
     def write(self, data):
-        """Send body bytes; the first call sends the status and the headers before them."""
+        self.send(self.framed(data))
+
+    def framed(self, data):
+        """Return what is to be sent for some body bytes: for the first ones, the headers come before."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
         if not self.has_body:
@@ -206,10 +212,9 @@ class Response:
         if len(data) > self.length_left:
             raise ValueError('the body is longer than its Content-Length')
         self.length_left -= len(data)
-        if not self.headers_sent:
-            data = self.response_head() + data
-            self.headers_sent = True
-        self.send(data)
+        head = b'' if self.headers_sent else self.response_head()
+        self.headers_sent = True
+        return head + data
 
     def response_head(self):
         """Return the status and the headers."""
@@ -227,27 +232,29 @@ class Response:
         return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
     def finish_response(self, result):
+        """Yield what is to be sent for what the application has returned."""
         try:
             for data in result:
                 if data:
-                    self.write(data)
+                    yield self.framed(data)
                 if self.headers_sent and not self.has_body:
                     break  # the rest is not for this client
             if 0 < self.length_left < math.inf:
                 raise ValueError('the body is shorter than its Content-Length')
             if not self.headers_sent:
-                self.write(b'')
+                yield self.framed(b'')
             self.finished = True
         finally:
             if hasattr(result, 'close'):
                 result.close()
 
-    def send_error(self, status, reason):
+    def error(self, status, reason):
+        """Return a whole response with an error status, as the bytes to be sent."""
         if self.headers_sent:
             raise HangUp
         self.headers_set = []
         self.start_response(status, [('Content-Type', 'text/plain')])
-        self.finish_response([f'{reason}\n'.encode()])
+        return b''.join(self.finish_response([f'{reason}\n'.encode()]))
 
 
 def check_promises(status, response_headers):

@@ -108,14 +108,15 @@ class WSGIServer:
             self.run_application(request)
         except RequestError as error:
             self.response.method = error.method
-            self.response.send_error(*error.args)
+            self.send(self.response.error(*error.args))
         except HangUp:
             raise
         except BaseException:  # sys.exit() is no Exception
             with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
                 traceback.print_exc()
             if not self.response.finished:
-                self.response.send_error('500 Internal Server Error', 'the server or its application failed')
+                self.send(self.response.error(
+                    '500 Internal Server Error', 'the server or its application failed'))
 
     def read_request(self):
         received = bytearray()
@@ -147,7 +148,10 @@ class WSGIServer:
         signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT)  # SIGALRM ends this worker
         try:
             env = get_environ(request, self.server_addr, self.client_addr)
-            self.response.finish_response(self.application(env, self.response.start_response))
+            result = self.application(env, self.response.start_response)
+            with contextlib.closing(self.response.finish_response(result)) as blocks:
+                for data in blocks:
+                    self.send(data)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 

@@ -220,7 +220,10 @@ def get_environ(request, server_addr, client_addr):
 
 
 class Response:
-    """A response, which goes out through send(); request is None if the error came before there was one."""
+    """A response, as the bytes to be sent; request is None if the error came before there was one.
+
+    send    is called with the bytes of each write() of the application
+    """
 
     def __init__(self, request, send):
         self.send, self.method = send, request.method if request else ''
@@ -246,7 +249,10 @@ class Response:
         return self.write
 
     def write(self, data):
-        """Send body bytes; the first call sends the status and the headers before them."""
+        self.send(self.framed(data))
+
+    def framed(self, data):
+        """Return what is to be sent for some body bytes: for the first ones, the headers come before."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
         if not self.has_body:
@@ -257,9 +263,8 @@ class Response:
         head = b'' if self.headers_sent else self.response_head()
         if self.chunked and data:
             data = b'%x\r\n%b\r\n' % (len(data), data)
-        data = head + data
         self.headers_sent = True
-        self.send(data)
+        return head + data
 
     def response_head(self):
         """Return the status and the headers."""
@@ -288,32 +293,34 @@ class Response:
         return '\r\n'.join([*lines, '', '']).encode('latin-1')
 
     def finish_response(self, result):
+        """Yield what is to be sent for what the application has returned."""
         try:
             for data in result:
                 if hasattr(result, '__len__') and len(result) == 1:
                     self.body_length = len(data)  # as PEP 3333 suggests
                 if data:
-                    self.write(data)
+                    yield self.framed(data)
                 if self.headers_sent and not self.has_body:
                     break  # the rest is not for this client
             if 0 < self.length_left < math.inf:
                 raise ValueError('the body is shorter than its Content-Length')
             if not self.headers_sent:
                 self.body_length = 0
-                self.write(b'')
+                yield self.framed(b'')
             if self.chunked:
-                self.send(b'0\r\n\r\n')
+                yield b'0\r\n\r\n'
             self.finished = True
         finally:
             if hasattr(result, 'close'):
                 result.close()
 
-    def send_error(self, status, reason):
+    def error(self, status, reason):
+        """Return a whole response with an error status, as the bytes to be sent."""
         if self.headers_sent:
             raise HangUp
         self.headers_set = []
         self.start_response(status, [('Content-Type', 'text/plain')])
-        self.finish_response([f'{reason}\n'.encode()])
+        return b''.join(self.finish_response([f'{reason}\n'.encode()]))
 
 
 def check_promises(status, response_headers):

@@ -2,6 +2,7 @@
 
 Those whose name begins with `part2` are part 2 final, made concurrent as the articles' exercise asks.
 """
+import contextlib
 import importlib
 import importlib.util
 import os
@@ -149,6 +150,63 @@ def part2_orphans(app):
         if os.fork() == 0:
             server.serve_forever()
     os._exit(0)
+
+
+def part2_graceful(app):
+    """Two workers, which are replaced at SIGHUP; at SIGTERM each ends when it has answered its client."""
+    server = part2().make_server(ADDRESS, app)
+    workers = fork_workers(server)
+    while next_signal() == signal.SIGHUP:
+        old, workers = workers, fork_workers(server)
+        end(old, signal.SIGTERM)
+    end(workers, signal.SIGTERM)
+
+
+def part2_reopens(app):
+    """Two workers, which are killed at SIGHUP and SIGTERM; the new ones listen on a socket of their own."""
+    while True:
+        server = part2().make_server(ADDRESS, app)
+        workers = fork_workers(server)
+        signum = next_signal()
+        end(workers, signal.SIGKILL)
+        server.listen_socket.close()
+        if signum == signal.SIGTERM:
+            return
+
+
+def next_signal():
+    return signal.sigwait({signal.SIGHUP, signal.SIGTERM})
+
+
+def fork_workers(server):
+    """The pids of two workers."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP, signal.SIGTERM})
+    workers = []
+    while len(workers) < 2:
+        workers.append(os.fork())
+        if workers[-1] == 0:
+            serve_until_sigterm(server)
+    return workers
+
+
+def serve_until_sigterm(server):
+    told = []
+    signal.signal(signal.SIGTERM, lambda signum, frame: told.append(signum))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    server.listen_socket.settimeout(0.05)
+    while not told:
+        with contextlib.suppress(TimeoutError):
+            server.client_fd, server.client_addr = server.listen_socket.accept()
+            server.client_fd.settimeout(10)
+            server.handle_one_request()
+    os._exit(0)
+
+
+def end(workers, signum):
+    for pid in workers:
+        os.kill(pid, signum)
+    for pid in workers:
+        os.waitpid(pid, 0)
 
 
 def part2_threads(app):

@@ -11,6 +11,7 @@ from wsgiref.validate import validator
 
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
 ALL_BYTES = bytes(range(256))
+MEGABYTE = b'x' * 1_000_000
 FOLDER = os.environ.get('PROBES')
 
 
@@ -80,6 +81,11 @@ def show_header(environ, start_response):
     return [environ.get('HTTP_X_PROBE', '').encode('latin-1')]
 
 
+def show_process(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    return [str(os.getpid()).encode()]
+
+
 def show_body(environ, start_response):
     length = environ.get('CONTENT_LENGTH') or (1_000_000 if environ['REQUEST_METHOD'] == 'POST' else 0)
     body = environ['wsgi.input'].read(int(length))
@@ -130,6 +136,7 @@ def wait_between_chunks(environ, start_response):
 
 def do_not_return(environ, start_response):
     if FOLDER and os.path.exists(f'{FOLDER}/fifo'):
+        note('waiting', os.getpid(), environ)
         wait_for_the_experiment()
         note('returned', 'the application was not ended', environ)
     else:
@@ -157,6 +164,16 @@ def large(environ, start_response):
 def megabytes(environ, start_response):
     start_response('200 OK', [*TEXT])
     return (b'x' * 65536 for _ in range(64))
+
+
+def ten_pieces(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    return (MEGABYTE for _ in range(10))
+
+
+def one_piece(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    return [MEGABYTE * 10]
 
 
 def raise_after_headers(environ, start_response):
@@ -187,6 +204,7 @@ def checked(environ, start_response):
 
 BEHAVIOURS = {
     '/body': show_body,
+    '/process': show_process,
     '/header': show_header,
     '/write': use_write,
     '/change-before': change_status_before_headers,
@@ -199,6 +217,8 @@ BEHAVIOURS = {
     '/binary': answer('200 OK', body=[ALL_BYTES]),
     '/large': large,
     '/megabytes': megabytes,
+    '/ten-pieces': ten_pieces,
+    '/one-piece': one_piece,
     '/raise-before': fail(KeyError('before the headers')),
     '/raise-after': raise_after_headers,
     '/exit': fail(SystemExit('an application must not end its server')),

@@ -1,0 +1,368 @@
+"""Part 4 from v2.0 on: what an event loop, application threads and a graceful stop owe to clients."""
+import os
+import pty
+import re
+import signal
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pexpect
+import pytest
+
+from common.stages import ROOT, find_stage
+from laboratory.experiments.part2 import fifo, noted, survives
+from laboratory.experiments.part4 import asking
+from laboratory.instruments import kernel
+from laboratory.instruments.client import (
+    FIN,
+    OPEN,
+    Reading,
+    connect,
+    get,
+    read_next,
+    read_reply,
+    readable,
+    request,
+)
+from laboratory.instruments.process import ServerProcess, server_path
+from tests.test_part4 import GET, GRACEFUL, LOOPS, STAGES, THREADED, WITH_TEST_APPS, workers
+
+HOLDS_THE_LOCK = 'import re\ndef app(environ, start_response):\n    re.match("(a+)+$", "a" * 50 + "b")\n'
+ENDLESS = '''
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    while True:
+        yield b'x' * 50_000
+'''
+
+ENDLESS_OR_NOT = '''
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    yield b'x' * 1000
+    while environ['PATH_INFO'] == '/endless':
+        yield b'x' * 1000
+'''
+
+
+def read_slowly(client):
+    """The body of a response in chunks, however long it takes."""
+    reading = Reading('GET')
+    while not reading.complete and readable(client, kernel.LIMIT):
+        reading.receive(client)
+    return reading.reply(OPEN).body
+
+
+def with_app(serve, stage, folder, source, **env):
+    """A server that runs an application with that source, module and callable 'own:app', and one worker."""
+    (folder / 'own.py').write_text(source)
+    path = f'{folder}{os.pathsep}{server_path("on")}'
+    env = {'WORKERS': '1', 'PYTHONDONTWRITEBYTECODE': '1', 'PYTHONPATH': path, **env}
+    return serve(stage, 'own:app', env=env)
+
+
+@pytest.mark.parametrize('stage', STAGES[4:])
+def test_an_application_that_lets_no_thread_run_is_ended(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, HOLDS_THE_LOCK, APP_TIMEOUT='0.3')
+    (worker,) = workers(server)
+    with connect(server) as client:
+        client.sendall(GET)
+        assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+    assert re.search(r'own.py", line 3 in app', server.output())
+
+
+@pytest.mark.parametrize('stage', STAGES[2:])
+def test_multithread_says_whether_an_application_shares_its_process(serve, stage):
+    shown = get(serve(stage, 'wsgi_probes:app'), '/').body.decode()
+    assert f'"wsgi.multithread": {"true" if stage in THREADED else "false"}' in shown
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_a_loop_rests_whose_clients_are_silent(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', env={'IDLE_TIMEOUT': '60', 'REQUEST_TIMEOUT': '60'})
+    with connect(server) as kept, connect(server) as silent, connect(server) as slow:
+        slow.sendall(GET[:10])
+        for _ in range(2):
+            kept.sendall(asking('GET', '/large'))
+            assert read_next(kept, server).complete
+        before = kernel.activity(workers(server))[1]
+        assert not server.wait_until(lambda: readable(silent))
+        assert kernel.activity(workers(server))[1] - before < 0.05
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_each_of_many_clients_gets_its_own_replies(serve, stage):
+    server = serve(stage, 'wsgi_probes:app')
+
+    def be_client(number):
+        with connect(server) as client:
+            for step in range(40):
+                name = f'{number}-{step}'
+                client.sendall(asking('GET', '/header', f'X-Probe: {name}'))
+                assert read_next(client, server).body == name.encode()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(be_client, range(8)))
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_a_request_waits_when_all_threads_are_busy(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', env={'WORKERS': '1', 'THREADS': '2'})
+    with connect(server) as one, connect(server) as two, connect(server) as three:
+        with fifo(server):
+            for number, client in enumerate([one, two], 1):
+                client.sendall(request('GET', '/stuck'))
+                assert kernel.eventually(lambda n=number: len(noted(server, 'waiting')) == n)
+            three.sendall(GET)
+            assert not server.wait_until(lambda: readable(three))
+        assert [read_reply(client, server).status for client in (one, two, three)] == [200] * 3
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_an_endless_response_that_is_not_read_costs_no_thread_of_the_pool(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, ENDLESS, THREADS='1', SEND_TIMEOUT='1')
+    (worker,) = workers(server)
+    threads = len(kernel.tasks(worker))
+    with connect(server) as deaf, connect(server) as other:
+        deaf.sendall(GET)
+        assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads + 1)  # one in its place
+        before = kernel.anonymous_memory([worker])
+        other.sendall(GET)
+        assert kernel.eventually(lambda: readable(other))
+        server.let_rest()
+        assert kernel.anonymous_memory([worker]) - before < 3_000_000  # bytes
+        assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads)  # SEND_TIMEOUT ends them
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_a_thread_ends_whose_client_has_gone(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, ENDLESS, THREADS='1')
+    (worker,) = workers(server)
+    threads = len(kernel.tasks(worker))
+    for _ in range(3):
+        with connect(server) as client:
+            client.sendall(GET)
+            client.recv(1)
+    assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads)
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_a_client_that_reads_an_endless_response_leaves_the_loop_to_others(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, ENDLESS_OR_NOT)
+    with connect(server) as reader:
+        reader.sendall(request('GET', '/endless'))
+        stopped = threading.Event()
+        reading = threading.Thread(target=lambda: [reader.recv(65536) for _ in iter(stopped.is_set, True)])
+        reading.start()
+        try:
+            with connect(server) as other:
+                other.sendall(GET)
+                assert readable(other, kernel.LIMIT)
+        finally:
+            stopped.set()
+            reading.join()
+
+
+@pytest.mark.parametrize('stage', STAGES[4:])
+def test_a_response_may_take_longer_than_the_application_may_for_a_block(serve, stage, tmp_path):
+    source = (
+        'import time\n'
+        'def app(environ, start_response):\n'
+        '    start_response("200 OK", [])\n'
+        '    for _ in range(8):\n'
+        '        time.sleep(0.1)\n'
+        '        yield b"x"\n')
+    server = with_app(serve, stage, tmp_path, source, APP_TIMEOUT='0.4')
+    with connect(server) as client:
+        client.sendall(GET)
+        assert readable(client, kernel.LIMIT)
+        assert read_slowly(client) == b'x' * 8
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_an_application_that_goes_on_without_its_client_is_ended(serve, stage, tmp_path):
+    source = (
+        'def app(environ, start_response):\n'
+        '    write = start_response("200 OK", [])\n'
+        '    while True:\n'
+        '        try:\n'
+        '            write(b"x" * 50_000)\n'
+        '        except BaseException:\n'
+        '            pass\n')
+    server = with_app(serve, stage, tmp_path, source, APP_TIMEOUT='0.4', SEND_TIMEOUT='0.2')
+    (worker,) = workers(server)
+    with connect(server) as client:
+        client.sendall(GET)
+        assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+
+
+REPLY = 'def app(environ, start_response):\n    start_response("200 OK", [])\n    return [b"%s"]\n'
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_sighup_loads_the_application_anew(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, REPLY % 'one')
+    assert get(server, '/').body == b'one'
+    (tmp_path / 'own.py').write_text(REPLY % 'another')
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: get(server, '/').body == b'another')
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_an_application_that_cannot_be_loaded_leaves_the_old_worker_until_it_can(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, REPLY % 'one')
+    before = workers(server)
+    (tmp_path / 'own.py').write_text('no Python')
+    os.kill(server.pid, signal.SIGHUP)
+    server.wait_for_output('SyntaxError')
+    assert get(server, '/').body == b'one'
+    (tmp_path / 'own.py').write_text(REPLY % 'another')
+    assert kernel.eventually(lambda: not before & kernel.children(server.pid))
+    assert get(server, '/').body == b'another'
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_server_whose_application_cannot_be_loaded_does_not_start(stage, tmp_path):
+    (tmp_path / 'own.py').write_text('import no_such_module')
+    command = [sys.executable, find_stage(stage).server, 'own:app']
+    with pytest.raises(Exception, match='No module named .no_such_module.'), \
+            ServerProcess(command, env={'PYTHONPATH': str(tmp_path)}):
+        pass
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_stop_does_not_wait_longer_than_it_says(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', env={'STOP_TIMEOUT': '0.3'})
+    with fifo(server), connect(server) as client:
+        client.sendall(request('GET', '/stuck'))
+        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.popen.wait(kernel.LIMIT) == 0
+    assert 'clients not served to the end: 1' in server.output()
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_kept_client_may_send_one_more_request_while_its_server_stops(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', env={'WORKERS': '1'})
+    with fifo(server), connect(server) as busy, connect(server) as kept:
+        busy.sendall(request('GET', '/stuck'))  # so that the server does not end at once
+        kept.sendall(asking('GET', '/binary'))
+        assert read_next(kept, server).values('Connection') == ['keep-alive']
+        os.kill(server.pid, signal.SIGTERM)
+        assert kernel.eventually(lambda: server.port not in kernel.ports(server.pid))
+        kept.sendall(asking('GET', '/binary'))
+        last = read_reply(kept, server)
+        assert (last.status, last.values('Connection'), last.end) == (200, ['close'], FIN)
+
+
+@pytest.mark.parametrize('stage', STAGES[3:])
+def test_a_server_ends_whose_terminal_is_closed(stage):
+    server = pexpect.spawn(sys.executable, ['-m', 'common.run', stage], cwd=ROOT, timeout=kernel.LIMIT,
+                           env={**os.environ, 'PORT': '0', 'WORKERS': '2'})
+    server.expect('Serving HTTP')
+    assert kernel.eventually(lambda: len(kernel.children(server.pid)) == 2)
+    family = [server.pid, *kernel.children(server.pid)]
+    server.ptyproc.fileobj.close()
+    assert kernel.eventually(lambda: not server.isalive() and not any(map(kernel.alive, family)))
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_two_signals_at_once_are_both_heeded(serve, stage):
+    server = serve(stage, 'wsgiapp:app')
+    before = workers(server)
+    os.kill(server.pid, signal.SIGSTOP)
+    os.kill(before.pop(), signal.SIGKILL)
+    os.kill(server.pid, signal.SIGHUP)
+    os.kill(server.pid, signal.SIGCONT)
+    assert kernel.eventually(lambda: not before & kernel.children(server.pid))
+    assert len(workers(server)) == 2
+    assert survives(server)
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('again', [signal.SIGTERM, signal.SIGHUP])
+def test_a_second_signal_does_not_cut_off_what_the_first_one_lets_finish(serve, stage, again):
+    server = serve(stage, 'wsgi_probes:app', env={'WORKERS': '1'})
+    with connect(server) as client:
+        with fifo(server):
+            client.sendall(request('GET', '/stuck'))
+            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            for signum in signal.SIGTERM, again:
+                for pid in [server.pid, *workers(server)]:
+                    os.kill(pid, signum)
+                server.let_rest()
+        reply = read_reply(client, server)
+        assert (reply.status, reply.body) == (200, b'returned')
+    assert server.popen.wait(kernel.LIMIT) == 0
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_child_of_the_application_has_no_part_in_the_signals_of_its_worker(serve, stage, tmp_path):
+    source = (
+        'import multiprocessing, time\n'
+        'def run(pipe):\n'
+        '    pipe.send("it runs")\n'
+        '    time.sleep(60)\n'
+        'def app(environ, start_response):\n'
+        '    ours, theirs = multiprocessing.Pipe()\n'
+        '    child = multiprocessing.get_context("fork").Process(target=run, args=(theirs,))\n'
+        '    child.start()\n'
+        '    ours.recv()\n'
+        '    child.terminate()\n'
+        '    child.join(10)\n'
+        '    start_response("200 OK", [])\n'
+        '    return [str(child.exitcode).encode()]\n')
+    server = with_app(serve, stage, tmp_path, source)
+    before = workers(server)
+    assert get(server, '/').body == b'-15'
+    assert workers(server) == before
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_another_sighup_helps_where_the_new_worker_hangs(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, REPLY % 'one')
+    (tmp_path / 'own.py').write_text('import time\ntime.sleep(600)\n')
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: len(kernel.children(server.pid)) == 2)
+    server.let_rest()
+    (tmp_path / 'own.py').write_text(REPLY % 'another')
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: get(server, '/').body == b'another')
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_stop_ends_in_time_though_an_application_lets_no_thread_run(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, HOLDS_THE_LOCK, STOP_TIMEOUT='0.2')
+    (worker,) = workers(server)
+    with connect(server) as client:
+        client.sendall(GET)
+        assert kernel.eventually(lambda: kernel.activity([worker])[1] > 0.5)
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.popen.wait(kernel.LIMIT) == 0
+        assert not kernel.alive(worker)
+
+
+ON_A_TERMINAL = (  # which does not control it, as of a command that is in the background
+    'import os, sys; os.dup2(os.open(sys.argv[1], os.O_RDWR | os.O_NOCTTY), 0); '
+    'os.execv(sys.executable, [sys.executable, *sys.argv[2:]])')
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_server_in_the_background_outlives_its_terminal(stage):
+    ours, theirs = pty.openpty()
+    path = find_stage(stage).server
+    command = [sys.executable, '-c', ON_A_TERMINAL, os.ttyname(theirs), path, 'wsgiapp:app']
+    with ServerProcess(command, env={'PYTHONPATH': server_path('on'), 'WORKERS': '1'}) as server:
+        (worker,) = workers(server)
+        os.close(theirs)
+        os.close(ours)
+        os.kill(worker, signal.SIGKILL)
+        assert kernel.eventually(lambda: kernel.children(server.pid) - {worker})
+        assert survives(server)
+
+
+@pytest.mark.parametrize('stage', STAGES[5:])
+def test_a_close_that_fails_does_not_mix_up_replies(serve, stage):
+    server = serve(stage, 'breaks_promises:app', env=WITH_TEST_APPS)
+    with connect(server) as client:
+        client.sendall(asking('GET', '/fail-to-close') + asking('GET', '/no-content'))
+        assert read_next(client, server).body == b'x' * 200_000
