@@ -13,11 +13,10 @@ import pytest
 from common.stages import ROOT, find_stage
 from laboratory.experiments.part2 import fifo, noted, survives
 from laboratory.experiments.part4 import asking
+from laboratory.experiments.part4_stopping import rest_of
 from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     FIN,
-    OPEN,
-    Reading,
     connect,
     get,
     read_next,
@@ -43,14 +42,6 @@ def app(environ, start_response):
     while environ['PATH_INFO'] == '/endless':
         yield b'x' * 1000
 '''
-
-
-def read_slowly(client):
-    """The body of a response in chunks, however long it takes."""
-    reading = Reading('GET')
-    while not reading.complete and readable(client, kernel.LIMIT):
-        reading.receive(client)
-    return reading.reply(OPEN).body
 
 
 def with_app(serve, stage, folder, source, **env):
@@ -175,7 +166,7 @@ def test_a_response_may_take_longer_than_the_application_may_for_a_block(serve, 
     with connect(server) as client:
         client.sendall(GET)
         assert readable(client, kernel.LIMIT)
-        assert read_slowly(client) == b'x' * 8
+        assert rest_of(client, kernel.LIMIT).body == b'x' * 8
 
 
 @pytest.mark.parametrize('stage', THREADED)

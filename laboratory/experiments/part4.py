@@ -33,6 +33,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     OPEN,
     SOON,
+    closes,
     connect,
     fetch,
     read_next,
@@ -42,6 +43,7 @@ from laboratory.instruments.client import (
     send,
 )
 
+GET = request('GET', '/binary')
 A_WHILE = 3  # seconds in which a supervisor has replaced its workers
 CLIENTS = 100  # that say nothing
 SHORT = '0.5'  # seconds, for a time limit
@@ -240,11 +242,6 @@ FIRST_REQUESTS = {  # what may come before another request on the same connectio
     'a 205': asking('GET', '/reset-content'),
     'a response of unknown length': asking('GET', '/write'),
 }
-
-
-def closes(reply):
-    """Whether the connection ends with this reply, or the reply says so (RFC 9112, section 9.6)."""
-    return reply.end != OPEN or 'close' in ', '.join(reply.values('Connection')).lower()
 
 
 def followed_by(first, at_once=False):

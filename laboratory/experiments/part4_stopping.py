@@ -14,9 +14,9 @@ from laboratory.experiments.part2 import PROBES, fifo, noted, verdict
 from laboratory.experiments.part3 import connected
 from laboratory.experiments.part4 import (
     A_WHILE,
+    GET,
     ancestors,
     asking,
-    closes,
     listeners,
     silent_clients,
     workers_of,
@@ -38,14 +38,13 @@ from laboratory.instruments.client import (
     REFUSED,
     Reading,
     Reply,
+    closes,
     comes,
     connect,
     read_next,
     readable,
-    request,
 )
 
-GET = request('GET', '/binary')
 TEN_MEGABYTES = 10_000_000  # bytes, more than a connection's buffers hold
 SHELLS = ['sh', 'ash', 'bash', 'dash', 'ksh', 'zsh']
 IN_BACKLOG = 5  # clients

@@ -10,8 +10,8 @@ from laboratory.experiments.part2 import PROBES, fifo, noted, survives, verdict
 from laboratory.experiments.part3 import connected
 from laboratory.experiments.part4 import (
     A_WHILE,
+    GET,
     asking,
-    closes,
     listeners,
     listening,
     silent_clients,
@@ -29,10 +29,9 @@ from laboratory.experiments.verdicts import (
     tell_nobody,
 )
 from laboratory.instruments import kernel
-from laboratory.instruments.client import Reply, read_next, readable, request
+from laboratory.instruments.client import Reply, closes, read_next, readable, request
 from laboratory.instruments.process import WORK
 
-GET = request('GET', '/binary')
 OTHERS = 8  # clients that must be answered: some for each worker
 IDLE = 50  # clients of each kind
 BEGINNINGS = [b'', GET[:20], request('POST', '/body', 'Content-Length: 10') + b'x']  # that they send

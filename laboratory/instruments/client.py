@@ -125,6 +125,11 @@ class Reading:
                      self.complete, self.parser.trailing_data[0], self.problem)
 
 
+def closes(reply):
+    """Whether the connection ends with this reply, or the reply says so (RFC 9112, section 9.6)."""
+    return reply.end != OPEN or 'close' in ', '.join(reply.values('Connection')).lower()
+
+
 def read_reply(client, server, method='GET'):
     """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
     return read_on(client, server, Reading(method), lambda reading: False)

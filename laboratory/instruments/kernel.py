@@ -35,6 +35,11 @@ def read(path):
         return ''
 
 
+def stat(folder):
+    """The fields of a process or a thread in /proc, from its state on; [] where it has ended. See proc(5)."""
+    return read(f'{folder}/stat').rpartition(')')[2].split()
+
+
 def tasks(pid):
     """The folders in /proc of the threads of a process (Linux); see proc(5)."""
     return [f'/proc/{pid}/task/{task}' for task in seen(lambda: os.listdir(f'/proc/{pid}/task'), [])]
@@ -63,7 +68,7 @@ def parent(pid):
 def status(pid):
     """The state as psutil names it ('sleeping', 'stopped', 'zombie', ...), or 'gone'."""
     if LINUX:
-        return STATES.get(read(f'/proc/{pid}/stat').rpartition(')')[2][1:2], 'gone')
+        return STATES.get(''.join(stat(f'/proc/{pid}')[:1]), 'gone')
     return seen(lambda: psutil.Process(pid).status(), 'gone')
 
 
@@ -126,7 +131,7 @@ def faults_of_the_reaped(pid):
 
     It counts the page faults of those children; each has some, since fork() copies on write.
     """
-    fields = read(f'/proc/{pid}/stat').rpartition(')')[2].split()
+    fields = stat(f'/proc/{pid}')
     return int(fields[8]) if fields else 0
 
 
@@ -201,7 +206,7 @@ def activity(pids):
         if not LINUX:  # psutil calls all that live 'running'; here their context switches tell
             used += seen(lambda p=pid: psutil.Process(p).num_ctx_switches().voluntary / 1000, 0)
         for task in tasks(pid):
-            fields = read(f'{task}/stat').rpartition(')')[2].split()
+            fields = stat(task)
             if fields:
                 asleep &= fields[0] not in 'RD'
                 used += (int(fields[11]) + int(fields[12])) / TICKS
@@ -219,7 +224,7 @@ def cpu_time(pids):
         # /proc has 10 ms, and so nothing for a zombie that has served one client
         with suppress(OSError):  # it has ended
             used += time.clock_gettime(~pid << 3 | 2)
-        fields = read(f'/proc/{pid}/stat').rpartition(')')[2].split()
+        fields = stat(f'/proc/{pid}')
         if fields:
             used += (int(fields[13]) + int(fields[14])) / TICKS  # cutime and cstime, see proc(5)
     return used

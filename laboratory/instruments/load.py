@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import NamedTuple
 
 from laboratory.instruments import kernel
-from laboratory.instruments.client import OPEN, connect, read_next
+from laboratory.instruments.client import closes, connect, read_next
 
 CLIENTS = 16  # connections at a time
 GRACE = 30  # seconds that a tool may take longer than it should
@@ -69,18 +69,16 @@ def need_tools():
 
 
 def wrk(port, headers, seconds):
-    """The command that measures kept connections."""
-    given = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
-    return ['wrk', '-t1', f'-c{CLIENTS}', f'-d{seconds}s', '--latency', *given,
+    """The command that measures kept connections; headers are its options."""
+    return ['wrk', '-t1', f'-c{CLIENTS}', f'-d{seconds}s', '--latency', *headers,
             f'http://127.0.0.1:{port}/hello']
 
 
 def ab(port, headers, seconds):
-    """The command that measures a new connection for each request."""
-    given = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
+    """The command that measures a new connection for each request; headers are its options."""
     # -n, since -t alone ends after 50 000 requests; -r goes on after a reset; -e tells more than whole ms
     return ['ab', '-q', '-r', '-l', f'-c{CLIENTS}', f'-t{seconds}', '-n1000000', '-s5', '-e/dev/stdout',
-            *given, f'http://127.0.0.1:{port}/hello']
+            *headers, f'http://127.0.0.1:{port}/hello']
 
 
 def number(pattern, printed, otherwise=None):
@@ -132,8 +130,7 @@ def keeps_connections(server):
     with connect(server) as client:
         client.sendall(b'GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n')
         reply = read_next(client, server)
-    closes = any('close' in value.lower() for value in reply.values('Connection'))
-    return reply.complete and reply.end == OPEN and not closes
+    return reply.complete and not closes(reply)
 
 
 def put_load(server, kept, headers, seconds):
@@ -144,7 +141,8 @@ def put_load(server, kept, headers, seconds):
     """
     server.let_rest()
     before = kernel.cpu_time(server.family())
-    command = (wrk if kept else ab)(server.port, headers, seconds)
+    options = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
+    command = (wrk if kept else ab)(server.port, options, seconds)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
         with suppress(subprocess.TimeoutExpired):
             tool.communicate(timeout=seconds / 2)

@@ -42,10 +42,10 @@ class Server(NamedTuple):
         port = str(free_port())
         values = {'{port}': port, '{workers}': str(workers), '{app}': APPLICATION}
         env = {'PORT': port, 'WORKERS': str(workers), 'PYTHONPATH': python_path('on')}
-        return ServerProcess([filled(word, values) for word in self.command], env=env)
+        return ServerProcess([with_values(word, values) for word in self.command], env=env)
 
 
-def filled(word, values):
+def with_values(word, values):
     for name, value in values.items():
         word = word.replace(name, value)
     return word
