@@ -28,6 +28,19 @@ from laboratory.instruments.process import ServerProcess, server_path
 from tests.test_part4 import GET, GRACEFUL, LOOPS, STAGES, THREADED, WITH_TEST_APPS, workers
 
 HOLDS_THE_LOCK = 'import re\ndef app(environ, start_response):\n    re.match("(a+)+$", "a" * 50 + "b")\n'
+HOLDS_OR_WAITS = '''
+import ctypes, os
+def app(environ, start_response):
+    start_response('200 OK', [('Content-Type', 'text/plain')])
+    if environ['PATH_INFO'] == '/hold':
+        print('holding', flush=True)
+        ctypes.PyDLL(None).usleep(1_200_000)  # lets no other thread run
+    if environ['PATH_INFO'] == '/wait':
+        print('waiting', flush=True)
+        with open(os.environ['PROBES'] + '/fifo') as fifo:
+            fifo.read()
+    return [b'']
+'''
 ENDLESS = '''
 def app(environ, start_response):
     start_response('200 OK', [('Content-Type', 'text/plain')])
@@ -106,6 +119,25 @@ def test_a_request_waits_when_all_threads_are_busy(serve, stage):
             three.sendall(GET)
             assert not server.wait_until(lambda: readable(three))
         assert [read_reply(client, server).status for client in (one, two, three)] == [200] * 3
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_a_request_whose_end_and_deadline_come_together_runs_one_application(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, HOLDS_OR_WAITS, REQUEST_TIMEOUT='1')
+    (worker,) = workers(server)
+    whole = request('GET', '/wait')
+    with connect(server) as client, connect(server) as holding, connect(server) as other:
+        with fifo(server):
+            client.sendall(whole[:-2])
+            server.let_rest()
+            holding.sendall(request('GET', '/hold'))
+            server.wait_for_output('holding')
+            client.sendall(whole[-2:])
+            server.wait_for_output('waiting')
+            other.sendall(GET)
+            assert read_reply(other, server).status == 200
+        assert read_reply(client, server).status == 200
+    assert workers(server) == {worker}
 
 
 @pytest.mark.parametrize('stage', THREADED)

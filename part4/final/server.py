@@ -8,7 +8,7 @@ import faulthandler
 import importlib
 import math
 import os
-import queue
+import select
 import selectors
 import signal
 import socket
@@ -35,6 +35,9 @@ SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer tha
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
+TAKE_OVER = 0.005  # seconds in an application after which another thread runs the loop
+SLOW = 0.0002  # seconds; after an application that takes longer, the next one begins without the loop
+LEADER = object()  # the event for which a task waits that only the leader may go on with
 
 
 class WSGIServer:
@@ -142,79 +145,156 @@ class WSGIServer:
         os._exit(0)
 
     def serve_clients(self):
-        """Be the event loop: run each task when its socket is ready or its time has come."""
+        """Be a worker: one thread leads, which runs the event loop and the application; the others follow."""
         self.worker = os.getpid()
         self.selector = selectors.DefaultSelector()
         self.wake_up_socket, self.woken_socket = socket.socketpair()
-        self.woken, self.is_woken = collections.deque(), False  # sockets whose tasks shall run
+        self.wake_up_socket.setblocking(False)
         self.tasks = {}  # {socket: (generator, the event for which it waits, its time)}
+        self.ready = collections.deque()  # sockets whose tasks shall run
         self.registered = {}  # {socket: the event that the selector looks for}
         self.alarm = FOREVER  # no task has its time before this
-        self.is_stopping = False
+        self.is_stopping, self.has_stopped = False, threading.Event()
         self.connections = set()
-        self.new_jobs = []  # which the threads get all together
-        self.jobs = queue.SimpleQueue()  # of connections and their requests, for the threads
         self.running = {}  # {connection: when the time of its application is over}
-        for _ in range(THREADS):
-            self.start_thread()
+        self.waiting = collections.deque()  # sockets of requests for which there is no thread
+        self.next_in_line, self.change = threading.Lock(), threading.Condition()
+        self.leader, self.followers = None, 0
+        self.began = None  # when the leader began to run the application, if it does
+        self.is_watched = False  # whether a follower looks how long that takes
+        self.app_is_slow = False  # whether it took long the last time
         self.start_task(self.listen_socket, self.accept_clients())
-        self.start_task(self.woken_socket, self.run_woken_tasks())
+        self.start_task(self.woken_socket, self.take_wake_ups())
         self.start_task(self.wake_up_socket, self.watch_applications())
         self.start_task(self.signals, self.stop_at_sigterm())
+        for _ in range(THREADS + 1):
+            self.start_thread()
+        self.has_stopped.wait()
+
+    def start_thread(self):
+        threading.Thread(target=self.follow_and_lead, daemon=True).start()
+
+    def follow_and_lead(self):
+        """Be one of the threads, as long as they are not too many."""
+        try:
+            while self.become_leader():
+                self.run_loop()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+
+    def become_leader(self):
+        """Wait until the leader leaves the loop, or stays away from it for TAKE_OVER seconds."""
+        with self.change:
+            if self.leader and self.followers == THREADS:
+                return False
+            self.followers += 1
+            if self.waiting:
+                self.wake_up(self.waiting.popleft())
+        with self.next_in_line, self.change:
+            while self.leader:
+                began = self.began
+                self.is_watched = began is not None
+                if not self.change.wait(TAKE_OVER if began else None) and began == self.began:
+                    break
+            self.leader, self.began = threading.get_ident(), None
+            self.followers -= 1
+        return True
+
+    def leave_loop(self):
+        """Have the next in line lead, if this thread does."""
+        with self.change:
+            if self.leader == threading.get_ident():
+                self.leader = None
+                self.change.notify()
+
+    def begin_call(self, connection):
+        """Return whether the application may run now: whether another thread could run the loop meanwhile."""
+        with self.change:
+            if not self.followers:
+                self.waiting.append(connection.client_fd)
+                return False
+            self.began = time.monotonic()
+            self.running[connection] = self.began + APP_TIMEOUT
+            if not self.is_watched:
+                self.is_watched = True
+                self.change.notify()
+        if self.app_is_slow:
+            self.leave_loop()
+        return True
+
+    def end_call(self, connection):
+        """Return whether this thread still leads."""
+        self.running.pop(connection, None)
+        with self.change:
+            if self.leader != threading.get_ident():
+                return False
+            self.began = None
+        return True
+
+    def run_loop(self):
+        """Run each task when its socket is ready or its time has come, until another thread leads."""
         while self.connections or not self.is_stopping:
-            for job in self.new_jobs:
-                self.jobs.put(job)
-            self.new_jobs.clear()
-            wait = max(self.alarm - time.monotonic(), 0)
-            for key, _ in self.selector.select(wait if wait < FOREVER else None):
-                sock = key.fileobj
-                if sock in self.tasks and self.tasks[sock][1]:
-                    self.run_task(sock)
-                elif self.registered.pop(sock, None):  # nobody waits for its event now
-                    self.selector.unregister(sock)
-            now = time.monotonic()
-            if self.alarm <= now:
-                due = [sock for sock, (_, _, when) in self.tasks.items() if when <= now]
-                self.alarm = min((when for _, _, when in self.tasks.values() if when > now), default=FOREVER)
-                for sock in due:
-                    self.run_task(sock)
+            while self.ready:
+                if not self.run_task(self.ready.popleft()):
+                    return
+            self.find_ready()
+        self.has_stopped.set()
+
+    def find_ready(self):
+        """Wait until there is a socket that is ready, or whose time has come."""
+        wait = max(self.alarm - time.monotonic(), 0)
+        for key, _ in self.selector.select(wait if wait < FOREVER else None):
+            sock = key.fileobj
+            if sock in self.tasks and self.tasks[sock][1]:
+                self.ready.append(sock)
+            elif self.registered.pop(sock, None):  # nobody waits for its event now
+                self.selector.unregister(sock)
+        now = time.monotonic()
+        if self.alarm <= now:
+            self.ready.extend(sock for sock, (_, _, when) in self.tasks.items() if when <= now)
+            self.alarm = min((when for _, _, when in self.tasks.values() if when > now), default=FOREVER)
 
     def start_task(self, sock, task):
         self.tasks[sock] = task, None, FOREVER
-        self.run_task(sock)
+        self.ready.append(sock)
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when."""
-        if sock not in self.tasks:
-            return  # it has ended
+        """Run a task up to its next yield, which tells for what event it waits, and until when.
+
+        Returns False if another thread leads by now.
+        """
+        if sock not in self.tasks or self.tasks[sock][0].gi_running:
+            return True  # it has ended, or another thread runs it
         task, _, _ = self.tasks[sock]
+        self.tasks[sock] = task, None, FOREVER
         event, when = next(task, (None, None))
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
                 self.selector.unregister(sock)
             del self.tasks[sock]
             sock.close()
-            return
-        self.tasks[sock] = task, event, when
-        self.alarm = min(self.alarm, when)
-        if event and event != self.registered.get(sock):
-            change = self.selector.modify if sock in self.registered else self.selector.register
-            change(sock, event)
-            self.registered[sock] = event
+        elif event is LEADER:
+            self.wake_up(sock)
+            return False
+        else:
+            self.tasks[sock] = task, event, when
+            self.alarm = min(self.alarm, when)
+            if event and event != self.registered.get(sock):
+                change = self.selector.modify if sock in self.registered else self.selector.register
+                change(sock, event)
+                self.registered[sock] = event
+        return True
 
-    def run_woken_tasks(self):
+    def take_wake_ups(self):
         while True:
             yield selectors.EVENT_READ, FOREVER
             self.woken_socket.recv(4096)
-            self.is_woken = False  # from now on a byte is needed again
-            for _ in range(len(self.woken)):  # those that come meanwhile have another turn
-                self.run_task(self.woken.popleft())
 
     def wake_up(self, sock):
-        """Have the loop run the task of that socket, soon; called in a thread."""
-        self.woken.append(sock)
-        if not self.is_woken:
-            self.is_woken = True
+        """Have the leader run the task of that socket, soon; called in any thread."""
+        self.ready.append(sock)
+        with contextlib.suppress(BlockingIOError):  # so many bytes are there that one more is not needed
             self.wake_up_socket.send(b'\0')
 
     def watch_applications(self):
@@ -225,15 +305,6 @@ class WSGIServer:
             signal.setitimer(signal.ITIMER_VIRTUAL, APP_TIMEOUT)  # for one that lets no other thread run
             yield None, time.monotonic() + APP_TIMEOUT / 2 / (THREADS + 1)  # it counts for each thread
 
-    def start_thread(self):
-        threading.Thread(target=self.run_applications, daemon=True).start()
-
-    def run_applications(self):
-        while True:
-            connection, request = self.jobs.get()
-            if connection.call_application(request):
-                break
-
     def stop_at_sigterm(self):
         """Accept no more clients, and finish what has begun."""
         numbers = b''
@@ -241,11 +312,11 @@ class WSGIServer:
             yield selectors.EVENT_READ, FOREVER
             numbers = self.signals.recv(4096)
         self.is_stopping = True
-        self.run_task(self.listen_socket)
+        self.ready.append(self.listen_socket)
         for connection in list(self.connections):
             if connection.is_idle:
                 connection.deadline = time.monotonic() + LINGER
-                self.run_task(connection.client_fd)
+                self.ready.append(connection.client_fd)
         end = time.monotonic() + STOP_TIMEOUT
         while time.monotonic() < end:
             yield None, end
@@ -282,8 +353,6 @@ class Connection:
         self.client_fd, self.client_addr = client_fd, client_addr
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
-        self.output, self.output_taken = bytearray(), threading.Condition()  # what a thread hands over
-        self.hung_up = False
         self.is_idle, self.is_kept = True, False
 
     def handle_client(self):
@@ -301,11 +370,11 @@ class Connection:
 
     def handle_one_request(self):
         """Return whether another request may follow."""
-        self.request, self.response = None, Response(None, self.hand_over)
+        self.request, self.response = None, Response(None, self.write)
         try:
             self.request = yield from self.read_request()
-            self.response = Response(self.request, self.hand_over)
-            yield from self.run_application(self.request)
+            self.response = Response(self.request, self.write)
+            yield from self.run_application()
         except RequestError as error:
             self.response.method = error.method
             yield from self.send(self.response.error(*error.args))
@@ -342,69 +411,66 @@ class Connection:
                 deadline = time.monotonic() + REQUEST_TIMEOUT
             self.received += data
 
-    def run_application(self, request):
-        """Have a thread run the application, and send what it hands over."""
-        self.app_is_done, self.app_error = False, None
-        self.server.new_jobs.append((self, request))
-        yield None, FOREVER  # until a thread has something
+    def run_application(self):
+        """Run the application, and send what it returns."""
+        while not self.server.begin_call(self):
+            yield None, FOREVER
         try:
-            while True:
-                is_done = self.app_is_done  # asked first: then the output is complete
-                with self.output_taken:
-                    data, self.output = self.output, bytearray()
-                    self.output_taken.notify()
-                yield from self.send(data)
-                if is_done:
-                    break
-                yield None, (0 if data else FOREVER)  # the others have a turn now
-        except HangUp:
-            with self.output_taken:
-                self.hung_up = True
-                self.output_taken.notify()
-            raise
-        if self.app_error:
-            raise self.app_error
+            self.call_application()
+        finally:
+            self.leave_if_forked()
+            if not self.server.end_call(self):
+                yield LEADER, FOREVER
+        if self.unsent:
+            yield from self.send(b'')
 
-    def call_application(self, request):
-        """Run the application, in a thread; return whether another thread was started in its place."""
-        self.has_waited = False
+    def call_application(self):
+        self.has_waited = self.hung_up = False
+        env = get_environ(self.server.environ, self.request, self.client_addr)
+        began = time.monotonic()
+        result = self.server.application(env, self.response.start_response)
+        self.server.app_is_slow = time.monotonic() - began > SLOW
+        if self.server.is_stopping:
+            self.response.keep_alive = False
+        with contextlib.closing(self.response.finish_response(result)) as blocks:
+            for data in blocks:
+                self.write(data)
+        if self.hung_up:
+            raise HangUp
+
+    def write(self, data):
+        """Send what the application has written, as far as the client takes it now; the rest comes later."""
+        self.leave_if_forked()
+        if self.hung_up:
+            raise HangUp
+        while len(self.unsent) > OUTPUT_BUFFER:
+            self.wait_for_client()
+            self.send_some()
+        self.unsent += data
+        self.send_some()
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
+
+    def send_some(self):
         try:
-            env = get_environ(self.server.environ, request, self.client_addr)
-            result = self.server.application(env, self.response.start_response)
-            if self.server.is_stopping:
-                self.response.keep_alive = False
-            with contextlib.closing(self.response.finish_response(result)) as blocks:
-                whole = type(result) is list and len(result) == 1  # one that has no close(), which could fail
-                for data in [b''.join(blocks)] if whole else blocks:
-                    self.hand_over(data, is_last=whole)
-        except BaseException as error:
-            self.app_error = error
-        self.leave_if_forked()
-        self.server.running.pop(self, None)
-        has_waited = self.has_waited  # read before the next request can change it
-        self.app_is_done = True
-        self.server.wake_up(self.client_fd)
-        return has_waited
+            del self.unsent[:self.client_fd.send(self.unsent)]
+        except BlockingIOError:
+            pass
+        except OSError as error:
+            raise HangUp from error
 
-    def hand_over(self, data, is_last=False):
-        """Give the loop what is to be sent; called in a thread, which waits where its client is slow."""
-        self.leave_if_forked()
-        with self.output_taken:
-            if len(self.output) > OUTPUT_BUFFER and not self.hung_up:
-                if not self.has_waited:
-                    self.server.start_thread()  # it takes the place of this one
-                    self.has_waited = True
-                self.server.running.pop(self, None)  # it is the client that may be slow now
-                self.output_taken.wait_for(lambda: self.hung_up or not self.output)
-                self.server.running[self] = time.monotonic() + APP_TIMEOUT
-            if self.hung_up:
-                raise HangUp
-            was_empty = not self.output
-            self.output += data
+    def wait_for_client(self):
+        """Wait until the client takes some bytes, in a thread whose place another one takes."""
+        self.server.running.pop(self, None)  # it is not the application that may be slow now
+        self.server.leave_loop()
+        if not self.has_waited:
+            self.has_waited = True
+            self.server.start_thread()
+        poll = select.poll()
+        poll.register(self.client_fd, select.POLLOUT)
+        self.hung_up = not poll.poll(SEND_TIMEOUT * 1000)
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
-        if was_empty and not is_last:
-            self.server.wake_up(self.client_fd)
+        if self.hung_up:
+            raise HangUp
 
     def leave_if_forked(self):
         if os.getpid() != self.server.worker:
