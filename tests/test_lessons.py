@@ -32,7 +32,7 @@ GIVEAWAYS = {
     'whole_response': ['headers_sent', 'formatdate', 'finally', 'write('],
     'validator': ['finally', 'hasattr', 'result.close()'],
     'binary_body': ['latin-1', 'sendall', 'decode('],
-    'outlives': ['try', 'except', 'finally', 'settimeout', 'SO_LINGER'],
+    'outlives': ['try', 'BaseException', 'finally', 'settimeout', 'SO_LINGER'],
     'refuses': ['fullmatch', '[0-9]+', 'send_error'],
     'promises': ['fullmatch', 'is_hop_by_hop', 'ValueError'],
     'few_processes': ['fork', 'accept()'],

@@ -65,9 +65,9 @@ HINTS = {
         "    curl -m 3 localhost:8888/hello & sleep 1; ss -tnp 'sport = :8888'\n"
         'The last column names the process that still has the socket. Is it the child, or the server itself?',
 
-        'Since the child is a copy of your server, both have the socket of the client. The kernel sends FIN '
-        'only when the last copy is closed. The child closes its own, and the other process has to do the '
-        'same. It can do so at once: the child keeps its copy.',
+        "The child is a copy of your server, so both have the client's socket. The kernel sends FIN only "
+        'when the last copy is closed. The child closes its own, and the other process has to do the same. '
+        'It can do so at once, because the child keeps its copy.',
 
         'In serve_forever(), where os.fork() has returned a pid and not 0, call client_fd.close(). That '
         'line belongs to the parent, so it stands behind the block of the child. If you keep the sockets '
@@ -87,16 +87,15 @@ HINTS = {
     'one_child': (
         'Send a request, and look for processes in state Z:\n'
         '    curl -s -m 2 localhost:8888/hello; ps -A -o pid,ppid,stat,comm | grep " Z"\n'
-        'The PPID in the last line is your server. It is the parent of this dead child, and has not done '
-        'something that the kernel waits for.',
+        'The PPID in the last line is your server, the parent of this dead child. What has it not asked yet?',
 
-        'The kernel keeps a child that has ended until its parent asks how it ended. If the parent asks too '
-        'early, it has to wait, and its clients too. But the kernel sends it a signal when a child has '
-        'ended: that is the time to ask.',
+        'The kernel keeps a child that has ended until its parent asks how it ended. A parent that asks too '
+        'early has to wait, and so do its clients. But the kernel sends it a signal when a child has ended, '
+        'and that is the time to ask.',
 
         'Before the loop in serve_forever(), call signal.signal(signal.SIGCHLD, handle_exit). Then write '
-        'handle_exit(signum, frame), which calls os.wait(). If it shall say something, use os.write(1, '
-        "b'...'), because print() is not safe in a signal handler."),
+        "handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because "
+        'print() is not safe in a signal handler.'),
     'eintr': (
         'The last lines of the traceback name the call and the error. To see it, start your server with '
         'PYTHONPATH=common/python2_accept, and type:\n'
@@ -116,7 +115,7 @@ HINTS = {
         f'    ps -A -o ppid,stat | grep -w $(pgrep -of {SERVER}) | grep -c Z\n'
         'Then look at the evidence: how many children ended, and how many zombies are left?',
 
-        'A signal that is pending already is not counted again. So your handler may run once for 24 '
+        'A signal that is already pending is not counted again. So your handler may run once for 24 '
         'children, and cannot know how many have ended. It has to reap all of them each time, and must not '
         'wait for those that still run.',
 
@@ -129,15 +128,15 @@ HINTS = {
         f'    curl -m 2 localhost:8888/hello; pkill -CONT -nf {SERVER}\n'
         'curl gives up. What does your server wait for?',
 
-        'The kernel also sends SIGCHLD when a child is stopped. Your handler then waits for a child that '
-        'ends, but none does, and the whole server waits with it. The handler must only ask whether a child '
-        'has ended, and return if none has.',
+        'The kernel also sends SIGCHLD when a child is stopped. Your handler then waits until a child ends, '
+        'and the whole server waits with it. It must only ask whether a child has ended, and return if none '
+        'has.',
 
         'In the handler, os.wait() waits until a child ends. Call os.waitpid(-1, os.WNOHANG) instead, see '
         'waitpid(2): it returns (0, 0) at once if there are children, but none has ended.'),
     'hello': (
-        'Your server printed why: look for a traceback. Each of wsgiapp:app, flaskapp:app, pyramidapp:app '
-        'and djangoapp:app (in part2/apps) has to answer this:\n'
+        'Your server may have printed why. Each of wsgiapp:app, flaskapp:app, pyramidapp:app and '
+        'djangoapp:app (in part2/apps) has to answer this:\n'
         '    curl -i localhost:8888/hello\n'
         'The frameworks need .venv/bin/python.',
 
@@ -154,9 +153,9 @@ HINTS = {
         'The application answers with its environ. Look at PATH_INFO, and look for the User-Agent of curl. '
         'The evidence says what else is missing.',
 
-        'The application wants the parts of the request one by one: the path, decoded, the query behind the '
-        'question mark, as it came, and a variable for each header. All of it is text in which each '
-        'character stands for one byte (latin-1).',
+        'The application wants the parts of the request one by one: the decoded path, the query string as '
+        'it came, and a variable for each header. All of it is text, in which each character stands for one '
+        'byte (latin-1).',
 
         "In get_environ(), split self.path with partition('?'), and decode the path with "
         'urllib.parse.unquote_to_bytes(). Take the header lines in parse_request(): X-Probe becomes '
@@ -164,7 +163,7 @@ HINTS = {
     'whole_request': (
         PROBES +
         '    head -c 4096 /dev/zero | curl -s --data-binary @- localhost:8888/body | wc -c\n'
-        'The application sends back the body that it got. How much of the 4096 bytes has come?',
+        'The application sends back the body that it got. How many of the 4096 bytes have come?',
 
         'TCP carries bytes, not messages, so one read may give you a part of a request. Read on until the '
         'blank line that ends the headers. One header says how many bytes of body follow. Read exactly so '
@@ -174,8 +173,8 @@ HINTS = {
         'to the blank line, then read() as much as Content-Length says, or nothing without it. Then '
         'wsgi.input is an io.BytesIO of that body. See socket.makefile.'),
     'whole_response': (
-        'The evidence lists the rules that you break, and names the section of PEP 3333. Mend one and save: '
-        'the list gets shorter. The Date is an easy one:\n'
+        'The evidence lists the rules that you break, and where they are written. Mend one and save: the '
+        'list gets shorter. The Date is an easy one:\n'
         '    curl -i localhost:8888/hello\n'
         'It is in 2015.',
 
@@ -187,31 +186,31 @@ HINTS = {
         'the data. finish_response() calls it for each piece, and result.close() in a finally. With '
         'exc_info, raise it if headers_sent. For Date: email.utils.formatdate(usegmt=True).'),
     'validator': (
-        'The evidence quotes wsgiref.validate, which watches server and application. Start your server with '
-        'PYTHONPATH=laboratory/experiments/apps and wsgi_probes:checked:\n'
+        'The evidence quotes wsgiref.validate, which watches both sides. Start your server with '
+        'PYTHONPATH=laboratory/experiments/apps and wsgi_probes:checked, and type:\n'
         '    curl localhost:8888/\n'
-        'It should print "close() was called".',
+        'Your server should print "close() was called".',
 
         'What the application returns may hold something open, such as a file. Only the server knows when '
-        'the response is over, so it has to say so then, whether all went well or not.',
+        'the response is over, so it has to tell the application, whether all went well or not.',
 
         "In finish_response(), in a finally around the loop over result: if hasattr(result, 'close'), call "
         'result.close(). If the complaint is another one, look for its words in wsgiref/validate.py of '
-        'your Python. The assert there shows the rule.'),
+        'your Python: the code around them shows the rule.'),
     'binary_body': (
         PROBES +
         '    curl -s localhost:8888/binary | od -An -v -t u1\n'
-        'The numbers should go from 0 to 255. Look for the first one that is missing, changed or too much.',
+        'The numbers should go from 0 to 255. Which is the first that is missing or different?',
 
-        'A body is bytes, not text. It may hold line ends, and bytes that no encoding allows, and none of '
-        'them means anything to the server. So pass them on as they are. Only the head is text.',
+        'A body is bytes, not text. It may hold any of the 256, line ends too, and none of them means '
+        'anything to the server. So pass them on as they are. Only the head is text.',
 
         'Look at finish_response(), and at write() if you have it. Nothing there may decode(), strip() or '
         "split the body, or format it into a string. Encode the head alone, with 'latin-1', and send head "
         '+ body with sendall().'),
     'outlives': (
-        'The evidence names what failed, the traceback where. Mend that and save, and you see the next '
-        'failure. An empty connection looks like this:\n'
+        'The evidence says what failed, and the traceback says where. Mend that and save, and you see the '
+        'next failure. An empty connection looks like this:\n'
         '    python3 -c \'import socket; socket.create_connection(("localhost", 8888))\'\n'
         'The server dies.',
 
@@ -219,9 +218,9 @@ HINTS = {
         'the connection and go on. If the client is gone, no answer is needed. If the application fails, '
         'the client gets a 500, or a reset if its response has begun.',
 
-        'In handle_one_request(), a try around everything: except BaseException, since sys.exit() is no '
-        'Exception, print the traceback and answer 500, and close in a finally. settimeout() after '
-        'accept(). Begun responses: SO_LINGER with 0 seconds, see socket(7).'),
+        'In handle_one_request(), put a try around everything. At BaseException (sys.exit() raises no '
+        'Exception), print the traceback and answer 500. Close in a finally. Call settimeout() after '
+        'accept(). For a reset, set SO_LINGER to 0 seconds, see socket(7), before you close.'),
     'refuses': (
         'The evidence has each bad request, the status that it got, and the section of the RFC. This one '
         'has no Host:\n'
@@ -233,8 +232,8 @@ HINTS = {
         'application is called.',
 
         'In parse_request(), use re.fullmatch() for the request line and for each header line: NAME:VALUE, '
-        'without control characters. One Host. In read_body(), Content-Length matches [0-9]+, or it is a '
-        '400. Raise an error of your own, and call send_error() in answer_request().'),
+        'without control characters. Host has to be one host. In read_body(), Content-Length matches '
+        '[0-9]+. If not, raise an error of your own, and call send_error() in answer_request().'),
     'promises': (
         PROBES +
         '    curl -i localhost:8888/break-header\n'
@@ -242,17 +241,17 @@ HINTS = {
         'promises.',
 
         'An application may pass on what its users type, so check what it gives you, as you check a '
-        'request. A status or a header that is malformed must not go out. Neither must more bytes than it '
-        'has announced, or a body where there is none.',
+        'request. A malformed status or header must not go out. Neither must more bytes than it has '
+        'announced, or a body where none may be.',
 
         'In start_response(), before headers_set: re.fullmatch() for status, names and values, and '
         'wsgiref.util.is_hop_by_hop(), else raise ValueError. In write(), count what is left of '
-        'Content-Length. For HEAD, 204, 205 and 304 send no body (RFC 9110).'),
+        'Content-Length. Send no body for HEAD, 204, 205 and 304, and no Content-Length for 204.'),
     'few_processes': (
         'Let twenty clients say nothing, and count your processes:\n'
         '    for i in $(seq 20); do (sleep 5 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1\n'
         f'    pgrep -f {SERVER} | grep -c .\n'
-        'Now do it with thirty. What decides how many there are?',
+        'Do it again with thirty. What decides how many there are?',
 
         'A process can serve one client after the other. So make a few of them before the first client '
         'comes, and let none of them end. They all wait for clients at the same listening socket, and the '
@@ -260,7 +259,7 @@ HINTS = {
 
         'In serve_forever(), call os.fork() WORKERS times before the first accept(). Each child, a worker, '
         'has the loop: accept(), handle the client, accept() again. The parent only waits, in '
-        'signal.pause(). Take WORKERS from os.environ, or os.cpu_count().'),
+        'signal.pause(). Take WORKERS from os.environ, else os.cpu_count().'),
     'killed_workers': (
         'Kill all workers, and be a client:\n'
         f'    pkill -9 -P $(pgrep -of {SERVER}); curl -m 2 localhost:8888/hello\n'
@@ -283,24 +282,24 @@ HINTS = {
         'can wait for this.',
 
         'Call os.pipe() before you fork. In each worker, os.close() the writing end, and start a daemon '
-        'thread: os.read() of the reading end, then os._exit(0). That read returns when the last writing '
-        'end is gone, which is the one in the supervisor. See pipe(7).'),
+        'thread that calls os.read() on the reading end, and then os._exit(0). The read returns when the '
+        'last writing end is closed, the one of the supervisor. See pipe(7).'),
     'stuck_application': (
         ONE_WORKER +
         '    curl -m 2 localhost:8888/stuck; curl -m 2 localhost:8888/header\n'
         'Both give up. The first client has left long ago, but its worker is still in the application.',
 
-        'A worker that is in a call cannot end that call. But the kernel can send it a signal after some '
-        'time, and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
+        'A worker cannot end the call that it is in. But the kernel can send it a signal after some time, '
+        'and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
 
-        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT), and the same '
-        'with 0 in a finally when its result has been sent. Its SIGALRM ends the process, see '
-        'setitimer(2). Take APP_TIMEOUT from os.environ: here it is 0.5.'),
+        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT), and with 0 in '
+        "a finally when its result has been sent. The timer's SIGALRM ends the process, see setitimer(2). "
+        'Take APP_TIMEOUT from os.environ: the experiment sets it to 0.5.'),
     'drip': (
         'Send a byte each second:\n'
         r"    (printf 'GET / HTTP/1.1\r\nX: '; for i in $(seq 20); do sleep 1; printf x; done) | curl -m 20 "
         'telnet://localhost:8888\n'
-        'Your limit is 10 seconds, and curl still gives up first. When does the limit begin?',
+        'Your limit is 10 seconds, but after 20 it is curl that gives up. When does your limit begin?',
 
         'A limit that begins anew with each byte limits the pause, not the request. So decide once, when '
         'the request begins, at what time it has to be whole. Before each wait, see how much of that time '
@@ -308,7 +307,7 @@ HINTS = {
 
         'In read_request(), before the loop: deadline = time.monotonic() + REQUEST_TIMEOUT. Before each '
         'recv(): client_fd.settimeout() with what is left of it, but more than 0. At TimeoutError, answer '
-        '408. Take REQUEST_TIMEOUT from os.environ: here it is 0.5.'),
+        '408. Take REQUEST_TIMEOUT from os.environ: the experiment sets it to 0.5.'),
     'slow_client': (
         PROBES +
         '    curl -s --limit-rate 2M localhost:8888/megabytes | wc -c\n'
@@ -319,24 +318,24 @@ HINTS = {
         'now and then. So limit the pause in which it takes nothing, and not the whole reply.',
 
         'In send(), call client_fd.send() in a loop, and go on behind the bytes that it took: each call '
-        'has settimeout() to itself, while sendall() has it for all bytes together (Python docs, socket). '
-        'When you read a body, recv() may well return less than you want.'),
+        'has the time of settimeout() to itself, while sendall() has it for all bytes together (Python '
+        'docs, socket). When you read a body, recv() may return less than you want.'),
     'keep_alive': (
         'Ask for two pages with one curl, and look at its own lines:\n'
         "    curl -sv localhost:8888/a localhost:8888/b 2>&1 | grep -i 'connect'\n"
         'It has to connect twice. Which header of your reply tells it so?',
 
         'If a reply says where its body ends, the connection need not end there. Then wait for the next '
-        'request. What has come too early belongs to that one, so keep it. Close only if the client wants '
-        'it, after an error, or if the end of the body cannot be told.',
+        'request. What has come too early belongs to that one, so keep it. Close only if the client asks '
+        'for it, after an error, or where the client could not see the end.',
 
-        'In handle_client(), loop over handle_one_request() with one buffer and one parse_requests(), '
-        'which loops too. In response_head(): Content-Length for a list of one piece, else '
-        r"Transfer-Encoding: chunked (framed(): b'%x\r\n%b\r\n', last b'0\r\n\r\n'). RFC 9112, 7 and 9."),
+        'In handle_client(), loop over handle_one_request(), with one buffer and one parse_requests(), '
+        'which loops too. In response_head(): Content-Length if the body is one piece (0 for a 205), else '
+        r"Transfer-Encoding: chunked: b'%x\r\n%b\r\n' for each, at last b'0\r\n\r\n'. RFC 9112, 7 and 9."),
     'chunked_body': (
         'Send a body in chunks:\n'
         "    curl -i -m 2 -H 'Transfer-Encoding: chunked' -d hello localhost:8888/hello\n"
-        'The first line of the reply shows what your server thinks of it. Look for the place that says so.',
+        'Where in your code does this status come from?',
 
         'A chunked body has no length of its own. Each piece comes behind a line with its size, in '
         'hexadecimal, and is followed by a line end. A size of 0 is the end, but header lines may follow, '
@@ -346,14 +345,15 @@ HINTS = {
         'take(buffer, size + 2), the piece and its line end. At 0, take_fields(). Put the length into '
         "headers['content-length']. RFC 9112, section 7.1."),
     'smuggling': (
-        'The evidence names the requests that you took in two ways. In this one, the size has a sign:\n'
+        'The evidence names requests that can be read in two ways, and you saw a second request in them. '
+        'Here, a size has a sign:\n'
         r"    (printf 'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+0\r\n\r\n'; sleep "
         '1) | curl -s telnet://localhost:8888\n'
         'A 200 is wrong.',
 
-        'If two programs can read a request in two ways, one of them sees a second request in it. So refuse '
-        'it, and close the connection, because nobody knows where the next one begins. A size is digits, '
-        'without sign or prefix, and each line ends as the RFC says.',
+        'If two programs can read a request in two ways, one of them may see a second request in it. So '
+        'refuse it, and close the connection, because nobody knows where the next one begins. A size is '
+        'digits alone, and each line ends as the RFC says.',
 
         'In take_body(): a 400 if Transfer-Encoding comes with Content-Length or in HTTP/1.0, or is not '
         'just "chunked". For a size, re.fullmatch() [0-9A-Fa-f]{1,8} up to ";" or CRLF, because int() also '
@@ -367,9 +367,10 @@ HINTS = {
         'written now, do what you can without waiting, and ask again. What you know of a client then has to '
         'be in a table, because the others come in between.',
 
-        'In serve_clients(), loop over selectors.DefaultSelector().select(), and use setblocking(False) '
-        'for all sockets. handle_client() becomes a generator, which yields where recv() or send() raises '
-        'BlockingIOError. Keep {socket: generator}, and call next() when it is ready.'),
+        'In serve_clients(), loop over selectors.DefaultSelector().select(), with setblocking(False) for '
+        'all sockets. Each client is an object, whose handle_client() is a generator: it yields where '
+        'recv() or send() raises BlockingIOError. Call next() when its socket is ready, or its time is '
+        'over.'),
     'waiting_application': (
         ONE_WORKER +
         '    (curl -m 3 localhost:8888/stuck &); sleep 1; curl -m 1 localhost:8888/header\n'
@@ -379,14 +380,13 @@ HINTS = {
         'several of them at the same time. They hand the response to the loop, which sleeps, and so they '
         'have to wake it up, or the response lies there.',
 
-        'After the fork, start some threading.Thread, which take requests from a queue.SimpleQueue and '
-        'call the application. What it returns goes into a buffer of the connection. Then send a byte into '
-        'a socket.socketpair(), whose other end is in your selector: select() returns.'),
+        'After the fork, start some threads (threading.Thread) that take requests from a queue.SimpleQueue '
+        'and call the application. What it returns goes into a buffer of the connection. Then send a byte '
+        'into a socket.socketpair(), whose other end is in your selector: select() returns.'),
     'non_reader': (
         ONE_WORKER +
-        '    (curl -s --limit-rate 1k -m 5 localhost:8888/ten-pieces >/dev/null &)\n'
-        '    sleep 1; curl -m 2 localhost:8888/header\n'
-        'The second curl gives up, for the first one reads too slowly.',
+        '    curl -s localhost:8888/large | sleep 5 & sleep 1; curl -m 2 localhost:8888/header\n'
+        'The first curl does not read, because nobody takes what it has. So the second one gives up.',
 
         'The kernel stores some bytes for a client that does not read. When there is no more room, your '
         'call waits. So keep what the kernel has not taken, for each client, and go on with the others '
@@ -407,10 +407,10 @@ HINTS = {
         'only if recv() raises BlockingIOError and is_late. If the socket blocks, call '
         'settimeout(max(left, 0.001)), so that recv() is always tried.'),
     'no_descriptors': (
-        'With WORKERS=1, leave it few descriptors, and see how much it works in five seconds:\n'
+        'With WORKERS=1, leave the worker few descriptors, and see how long it computes:\n'
         f'    pid=$(pgrep -nf {SERVER}); prlimit --nofile=10 --pid $pid; for i in $(seq 20); do (sleep 9 | '
         'telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 5; ps -o pid,time -p $pid\n'
-        'Is it gone?',
+        'TIME should hardly grow.',
 
         'When no descriptor is left, you cannot have the next client, but it stays in the backlog. So the '
         'kernel reports the listening socket as ready again at once. Do not look at that socket for a '
@@ -421,16 +421,16 @@ HINTS = {
         'and ConnectionAbortedError, which are harmless. See accept(2).'),
     'stop_mid_reply': (
         PROBES +
-        f'    (sleep 1; pkill -of {SERVER}) & curl -s --limit-rate 4M localhost:8888/large | wc -c\n'
-        'pkill sends SIGTERM. The whole reply has 19660800 bytes: how many have come?',
+        f'    curl -s localhost:8888/large | (sleep 1; pkill -of {SERVER}; wc -c)\n'
+        'pkill sends SIGTERM in the middle of a reply. It should have 19660800 bytes: how many have come?',
 
         'SIGTERM asks you to stop, but not at once. Accept nobody new, finish what has begun, and then end. '
         'The supervisor tells its workers, and waits for them, but not for ever. Whoever sleeps has to wake '
         'up when the signal comes.',
 
-        'In the finally of serve_forever(), send SIGTERM, not SIGKILL. In a worker, give it a handler that '
-        'does nothing, and signal.set_wakeup_fd() the end of a non-blocking socket.socketpair(), so that '
-        'your loop can read it. Then drop the listening socket, and end when no connection is left.'),
+        'In fork_worker(), give SIGTERM a handler that does nothing, and signal.set_wakeup_fd() one end of '
+        'a non-blocking socket.socketpair(). Your loop reads the other end: then drop the listening '
+        'socket, and end when no connection is left. In the finally of serve_forever(), send SIGTERM.'),
     'restart_backlog': (
         'Send the server SIGHUP, and be a client:\n'
         f'    pgrep -f {SERVER}; pkill -HUP -of {SERVER}; sleep 1; pgrep -f {SERVER}\n'
@@ -441,9 +441,9 @@ HINTS = {
         'socket open in the supervisor, from beginning to end. SIGHUP then means: make new workers, and ask '
         'the old ones to finish and stop.',
 
-        'In serve_forever(), take signal.SIGHUP as you take SIGTERM. Note the old pids, os.fork() a new '
-        'worker, and os.kill() an old one with SIGTERM. Do not touch listen_socket. A worker that stops '
-        'calls accept() until BlockingIOError, then closes its copy.'),
+        'In serve_forever(), give signal.SIGHUP a handler that calls os.fork() for a new worker in place '
+        'of each old one, and then os.kill() for the old ones, with SIGTERM. Set it back to SIG_DFL in a '
+        'worker. The listening socket stays as it is: the new workers accept() who waits there.'),
     'reload': (
         'Send SIGHUP while many requests come, and count the answers:\n'
         f'    (sleep 1; pkill -HUP -of {SERVER}) & for i in $(seq 300); do curl -so /dev/null -w '
