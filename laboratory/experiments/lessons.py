@@ -5,7 +5,7 @@ server, python3 my/server.py for example, runs on port 8888 in another terminal.
 """
 PROBES = 'Start your server with PYTHONPATH=laboratory/experiments/apps and wsgi_probes:app, and type:\n'
 ONE_WORKER = PROBES.replace('with ', 'with WORKERS=1, ')
-SERVER = "'^[^ ]*ython[^ ]* my/'"  # for pgrep; an editor that has the file open is not meant
+SERVER = "'^[^ ]*ython[^ ]* my/'"  # for pgrep: not an editor that has the file open
 
 # What to predict before the lesson that ends with that stage, in the order of the lessons. It is
 # about the first experiment that the stage cures.
@@ -174,9 +174,9 @@ HINTS = {
         'wsgi.input is an io.BytesIO of that body. See socket.makefile.'),
     'whole_response': (
         'The evidence lists the rules that you break, and where they are written. Mend one and save: the '
-        'list gets shorter. The Date is an easy one:\n'
+        'list gets shorter. Some you can see with curl, such as the Date:\n'
         '    curl -i localhost:8888/hello\n'
-        'It is in 2015.',
+        'Is that the time now?',
 
         'Send nothing when start_response() is called, because the headers may still change. Send them with '
         'the first bytes of the body, and each further piece as soon as it comes. If the application has '
@@ -293,8 +293,8 @@ HINTS = {
         'and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
 
         'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT), and with 0 in '
-        "a finally when its result has been sent. The timer's SIGALRM ends the process, see setitimer(2). "
-        'Take APP_TIMEOUT from os.environ: the experiment sets it to 0.5.'),
+        'a finally when its result has been sent. SIGALRM ends the process. With threads, let your loop '
+        'check a deadline for each call. APP_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
     'drip': (
         'Send a byte each second:\n'
         r"    (printf 'GET / HTTP/1.1\r\nX: '; for i in $(seq 20); do sleep 1; printf x; done) | curl -m 20 "
@@ -306,8 +306,8 @@ HINTS = {
         'is left.',
 
         'In read_request(), before the loop: deadline = time.monotonic() + REQUEST_TIMEOUT. Before each '
-        'recv(): client_fd.settimeout() with what is left of it, but more than 0. At TimeoutError, answer '
-        '408. Take REQUEST_TIMEOUT from os.environ: the experiment sets it to 0.5.'),
+        'recv(): client_fd.settimeout() with what is left, but more than 0; an event loop is told the '
+        'deadline. Then answer 408. REQUEST_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
     'slow_client': (
         PROBES +
         '    curl -s --limit-rate 2M localhost:8888/megabytes | wc -c\n'
