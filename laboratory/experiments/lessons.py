@@ -443,7 +443,7 @@ HINTS = {
 
         'In serve_forever(), give signal.SIGHUP a handler that calls os.fork() for a new worker in place '
         'of each old one, and then os.kill() for the old ones, with SIGTERM. Set it back to SIG_DFL in a '
-        'worker. The listening socket stays as it is: the new workers accept() who waits there.'),
+        'worker. Leave the listening socket open: the new workers accept() whoever waits there.'),
     'reload': (
         'Send SIGHUP while many requests come, and count the answers:\n'
         f'    (sleep 1; pkill -HUP -of {SERVER}) & for i in $(seq 300); do curl -so /dev/null -w '
