@@ -12,6 +12,7 @@ from rich.text import Text
 from common import settings, stages
 from common.diff import coloured, step
 from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
+from laboratory.experiments.lessons import PREDICTIONS
 from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
 from laboratory.instruments.process import last_lines, printable, stage_server
@@ -28,7 +29,7 @@ class Scene(NamedTuple):
 
 SCENES = {
     'silent-client': Scene(
-        'One client is connected and says nothing. Is the next one answered?',
+        PREDICTIONS['part3-v1.1-fd-leak'],
         part3.silent_client, 'connections', 'part3-v1.1-fd-leak',
         'one process cannot wait for two clients. A child for each client can.'),
     'fd-leak': Scene(
@@ -36,15 +37,15 @@ SCENES = {
         part3.descriptors, 'connections', 'part3-v1.1',
         'after fork() parent and child both hold the socket, and FIN goes out when the last copy is closed.'),
     'zombie': Scene(
-        'A child has answered its client and ended. What does ps show?',
+        PREDICTIONS['part3-v1.2'],
         part3.one_child, 'processes', 'part3-v1.2',
         'the kernel keeps the exit status of a child until its parent asks for it with wait().'),
     'eintr': Scene(
-        'A signal interrupts accept(), with the accept() of Python 2. Does the server survive?',
+        PREDICTIONS['part3-v1.3'],
         part3.eintr, 'output', 'part3-v1.3',
         'a signal with a handler interrupts the call that the process is waiting in. Call it again.'),
     'lost-signal': Scene(
-        '24 children end at the same moment. How many zombies are left?',
+        PREDICTIONS['part3-final'],
         part3.children_at_once, 'processes', 'part3-final',
         'SIGCHLD is one bit, not a queue: 24 exits set it once. So reap until no child is left to reap.'),
     'stopped-child': Scene(
@@ -52,16 +53,16 @@ SCENES = {
         part3.stopped_child, 'processes', 'part3-final',
         'a child that is stopped sends SIGCHLD too, and wait() waits until one ends. WNOHANG does not wait.'),
     'many-processes': Scene(
-        'A hundred clients connect and say nothing. How many more processes does the server have then?',
+        PREDICTIONS['part4-v1.1'],
         part4.few_processes, 'processes', 'part4-v1.1',
         'a few workers, forked in advance, share the listening socket. No client makes a new one.'),
     'dead-worker': Scene(
-        'Every worker is killed. Then a client connects. Is it refused, answered, or does it wait?',
+        PREDICTIONS['part4-v1.2'],
         part4.killed_workers, 'processes', 'part4-v1.2',
         'the kernel connects the client, but nobody accepts it. A supervisor waits for dead workers, and '
         'forks new ones.'),
     'stuck-worker': Scene(
-        'An application never returns. How long does its worker wait for it?',
+        PREDICTIONS['part4-v1.3'],
         part4.stuck_application, 'processes', 'part4-v1.3',
         'the supervisor only sees workers that end. So a timer ends one whose application does not return.'),
     'drip': Scene(
@@ -69,19 +70,19 @@ SCENES = {
         part4.drip, 'connections', 'part4-v1.3',
         'a time limit for each recv() begins again with each byte. A deadline for the request does not.'),
     'one-request': Scene(
-        'A client has its reply, and sends a second request on the same connection. Is it answered?',
+        PREDICTIONS['part4-v1.4'],
         part4.keep_alive, 'connections', 'part4-v1.4',
         'a reply that says how long it is need not end with the connection. So the next request can follow.'),
     'idle-clients': Scene(
-        '150 clients do nothing, or send their requests slowly. Is another one answered?',
+        PREDICTIONS['part4-v2.0'],
         part4_waiting.idle_clients, 'processes', 'part4-v2.0',
         'a worker that waits for one client serves no other. An event loop waits for all of them at once.'),
     'waiting-application': Scene(
-        'In each worker an application waits for something. Are other clients answered?',
+        PREDICTIONS['part4-v2.1'],
         part4_waiting.waiting_application, 'processes', 'part4-v2.1',
         'while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.'),
     'lost-reply': Scene(
-        'Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
+        PREDICTIONS['part4-v2.2'],
         part4_stopping.stop_mid_reply, 'processes', 'part4-v2.2',
         'a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.'),
     'lost-restart': Scene(

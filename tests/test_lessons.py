@@ -1,0 +1,196 @@
+"""The questions and the hints of `make learn`."""
+import os
+import re
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+
+import pytest
+
+from common.stages import ROOT, all_stages, find_stage, stages_of
+from laboratory.bug import SCENES
+from laboratory.experiments.lessons import HINTS, PREDICTIONS
+from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.grade import cure
+from laboratory.instruments.process import ServerProcess, free_port
+
+MOST = 300  # characters of a hint
+
+# What gives a cure away: it is in the third hint, and not before.
+GIVEAWAYS = {
+    'silent_client': ['fork', '_exit'],
+    'end_of_reply': ['client_fd', 'close()'],
+    'descriptors': ['client_fd', 'close()', '_exit'],
+    'one_child': ['SIGCHLD', 'signal.signal', 'wait()'],
+    'eintr': ['InterruptedError', 'except', 'continue'],
+    'children_at_once': ['WNOHANG', 'waitpid', 'loop'],
+    'stopped_child': ['WNOHANG', 'waitpid'],
+    'hello': ['get_environ', 'wsgi.input'],
+    'environ': ['partition', 'unquote', 'HTTP_'],
+    'whole_request': ['makefile', 'readline', 'Content-Length'],
+    'whole_response': ['headers_sent', 'formatdate', 'finally', 'write('],
+    'validator': ['finally', 'hasattr', 'result.close()'],
+    'binary_body': ['latin-1', 'sendall', 'decode('],
+    'outlives': ['try', 'BaseException', 'finally', 'settimeout', 'SO_LINGER'],
+    'refuses': ['fullmatch', '[0-9]+', 'send_error'],
+    'promises': ['fullmatch', 'is_hop_by_hop', 'ValueError'],
+    'few_processes': ['fork', 'accept()'],
+    'killed_workers': ['wait()', 'fork'],
+    'killed_supervisor': ['pipe', 'os.read', 'thread'],
+    'stuck_application': ['setitimer', 'SIGALRM'],
+    'drip': ['deadline', 'monotonic', 'settimeout', '408'],
+    'slow_client': ['send()', 'settimeout'],
+    'keep_alive': ['Content-Length', 'chunked', 'parse_requests'],
+    'chunked_body': ['take_line', 'int(', 'content-length'],
+    'smuggling': ['fullmatch', '[0-9A-Fa-f]', 'int('],
+    'idle_clients': ['select', 'setblocking', 'generator', 'BlockingIOError'],
+    'waiting_application': ['thread', 'queue', 'socketpair'],
+    'non_reader': ['setblocking', 'EVENT_WRITE', 'BlockingIOError'],
+    'late_clock': ['is_late', 'recv()', 'settimeout'],
+    'no_descriptors': ['EMFILE', 'OSError', 'unregister'],
+    'stop_mid_reply': ['set_wakeup_fd', 'socketpair', 'handler'],
+    'restart_backlog': ['os.kill', 'fork', 'accept()'],
+    'reload': ['os.kill', 'shutdown', 'Connection: close'],
+    'flat': ['unregister', 'finally', 'tracemalloc'],
+}
+
+
+def names(part):
+    return [experiment.__name__ for experiment in EXPERIMENTS[part]]
+
+
+def cured():
+    """{stage name: the experiments that it cures}, of all parts."""
+    found = {}
+    for part in EXPERIMENTS:
+        for name in names(part):
+            if stage := cure(name, stages_of(part)):
+                found.setdefault(stage.name, []).append(name)
+    return found
+
+
+def test_every_stage_that_cures_a_bug_has_a_question():
+    assert PREDICTIONS.keys() == cured().keys()
+    assert all(question.endswith('?') for question in PREDICTIONS.values())
+
+
+@pytest.mark.parametrize('part', EXPERIMENTS)
+def test_the_questions_are_in_the_order_of_the_lessons(part):
+    asked = [name for name in PREDICTIONS if name.startswith(part)]
+    assert asked == [stage.name for stage in all_stages() if stage.name in asked]
+
+
+def test_a_lesson_and_the_scene_of_its_first_bug_ask_the_same():
+    first = {experiments[0]: stage for stage, experiments in cured().items()}
+    scenes = [scene for scene in SCENES.values() if scene.experiment.__name__ in first]
+    assert scenes
+    for scene in scenes:
+        assert scene.question is PREDICTIONS[first[scene.experiment.__name__]]
+
+
+def test_every_experiment_has_three_hints():
+    assert list(HINTS) == [name for part in EXPERIMENTS for name in names(part)]
+    assert all(isinstance(hints, tuple) and len(hints) == 3 for hints in HINTS.values())
+
+
+def test_no_hint_is_empty_or_long_or_twice():
+    hints = [hint for three in HINTS.values() for hint in three]
+    assert [hint for hint in hints if not hint.strip() or len(hint) > MOST] == []
+    assert len(set(hints)) == len(hints)
+
+
+@pytest.mark.parametrize('experiment', HINTS)
+def test_only_the_third_hint_gives_the_cure_away(experiment):
+    look, idea, place = [hint.lower() for hint in HINTS[experiment]]
+    for word in GIVEAWAYS[experiment]:
+        assert word.lower() not in look + idea
+        assert word.lower() in place
+
+
+def test_no_hint_leads_to_our_solution():
+    for hint in [hint for three in HINTS.values() for hint in three]:
+        assert not re.search(r'make diff|part\d(?!/apps)|\bv\d\.\d|\bfinal\b', hint)
+
+
+def commands(hint):
+    return [line.strip() for line in hint.splitlines() if line.startswith('    ')]
+
+
+def test_commands_are_only_in_the_first_hint():
+    assert [name for name, (look, *_) in HINTS.items() if not commands(look)] == ['late_clock']
+    assert not any(commands(hint) for three in HINTS.values() for hint in three[1:])
+
+
+# the experiment, a stage that has the bug if there is one, and what is seen when the first hint is typed
+TYPED = [
+    ('silent_client', 'part3-v1.0', r'curl: \(28\)'),
+    ('end_of_reply', 'part3-v1.1-fd-leak', r'ESTAB.*pid={pid},'),
+    ('descriptors', 'part3-v1.1-fd-leak', 'CLOSE-WAIT'),
+    ('one_child', 'part3-v1.1', r'\d+ +{pid} Z'),
+    ('eintr', 'part3-v1.2', r'accept\(\)(?s:.*)InterruptedError'),
+    ('children_at_once', 'part3-v1.2', r'(?m)^[1-9]\d*$'),
+    ('stopped_child', 'part3-v1.2', r'curl: \(28\)'),
+    ('hello', 'part2-v1.0', 'Hello world'),
+    ('environ', 'part2-v1.0', r'"PATH_INFO": "/a%20b\?x=1"(?!.*USER_AGENT)'),
+    ('whole_request', 'part2-v1.0', r'(?m)^1024$'),
+    ('whole_response', 'part2-v1.1', 'Date: .* 2015 '),
+    ('validator', 'part2-v1.1', 'GET /(?!(?s:.*)was called)'),
+    ('binary_body', 'part2-v1.0', r'^ +0 +1 +2 (?s:.*) 254 255\n'),
+    ('outlives', 'part2-v1.2', 'ValueError: not enough values'),
+    ('refuses', 'part2-v1.3', '200 OK'),
+    ('promises', 'part2-v1.4', r'(?m)^X-Smuggled: two'),
+    ('few_processes', 'part4-v1.0', r'(?m)^21$'),
+    ('killed_workers', 'part4-v1.1', r'curl: \(28\)'),
+    ('killed_supervisor', 'part4-v1.1', 'Hello world'),
+    ('stuck_application', 'part4-v1.2', r'curl: \(28\)(?s:.*)curl: \(28\)'),
+    ('slow_client', 'part4-v1.3', r'(?m)^4194304$'),
+    ('keep_alive', 'part4-v1.3', '< Connection: close'),
+    ('chunked_body', 'part4-v1.3', 'HTTP/1.1 501 Not Implemented'),
+    ('smuggling', 'part4-v1.4', 'HTTP/1.1 400 Bad Request'),
+    ('idle_clients', 'part4-v1.4', r'curl: \(28\)'),
+    ('waiting_application', 'part4-v2.0', r'(?<!curl: )curl: \(28\)'),
+    ('non_reader', 'part4-v1.4', r'curl: \(28\)'),
+    ('no_descriptors', 'part4-v2.0', r'\d+ 00:00:00'),
+    ('stop_mid_reply', 'part4-v2.1', r'(?m)^(?!19660800)\d+$'),
+    ('restart_backlog', 'part4-v2.1', r'curl: \(7\)'),
+    ('reload', 'part4-v2.1', r'(?m)^ +\d+ 000$'),
+    ('flat', 'part4-v2.0', r'(?m)^\d+\n\d+\n\d+\n\d+$'),
+]
+
+
+def started(hint, stage, folder, port):
+    """The ServerProcess that the reader would start, whose files are in that folder."""
+    (folder / 'my').mkdir()
+    for name in stage.files:
+        (folder / 'my' / name).write_text((ROOT / stage.folder / name).read_text())
+    path = re.search(r'PYTHONPATH=(\S+)', hint)
+    app = re.search(r'wsgi_probes:\w+', hint)
+    command = [sys.executable, f'{folder}/my/server.py']
+    if stage.arguments:
+        command += [app[0]] if app else stage.arguments
+    workers = '1' if 'WORKERS=1' in hint else '2'
+    apps = ROOT / (path[1] if path else 'part2/apps').rstrip(',')
+    return ServerProcess(command, env={'PORT': port, 'WORKERS': workers, 'PYTHONPATH': str(apps)})
+
+
+@pytest.mark.parametrize(('experiment', 'stage', 'shown'), TYPED)
+def test_what_the_first_hint_says_is_seen_when_it_is_typed(experiment, stage, shown, tmp_path, request, tool):
+    for name in ('curl', 'telnet', 'ss', 'ps', 'pgrep', 'prlimit'):
+        tool(name)
+    hint, port = HINTS[experiment][0], str(free_port())
+    server = started(hint, find_stage(stage), tmp_path, port).__enter__()
+    request.addfinalizer(server.stop)
+    typed = '\n'.join(commands(hint)).replace('8888', port).replace(' my/', f' {tmp_path}/my/')
+    shell = subprocess.Popen(['bash'], cwd=ROOT, text=True, start_new_session=True,
+                             env={**os.environ, 'PORT': port},
+                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    shell.stdin.write(typed + '\n')
+    shell.stdin.close()
+    shell.wait(60)
+    with suppress(ProcessLookupError):
+        os.killpg(shell.pid, signal.SIGKILL)  # clients that would stay longer
+    server.let_rest()
+    lines = shell.stdout.read() + server.output()
+    shell.stdout.close()
+    assert re.search(shown.replace('{pid}', str(server.pid)), lines), lines
