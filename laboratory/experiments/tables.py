@@ -45,6 +45,7 @@ v1.4           pass           pass            pass               pass           
 v2.0           pass           pass            pass               pass               pass  pass
 v2.1           pass           pass            pass               pass               pass  pass
 v2.2           pass           pass            pass               pass               pass  pass
+v2.3           pass           pass            pass               pass               pass  pass
 final          pass           pass            pass               pass               pass  pass
 """
 PART4_CONNECTIONS = """
@@ -58,6 +59,7 @@ v1.4           pass        pass          pass
 v2.0           pass        pass          pass
 v2.1           pass        pass          pass
 v2.2           pass        pass          pass
+v2.3           pass        pass          pass
 final          pass        pass          pass
 """
 PART4_WAITING = """
@@ -71,6 +73,7 @@ v1.4           bug           bug                  bug         pass        not te
 v2.0           pass          bug                  pass        pass        pass
 v2.1           pass          pass                 pass        pass        pass
 v2.2           pass          pass                 pass        pass        pass
+v2.3           pass          pass                 pass        pass        pass
 final          pass          pass                 pass        pass        pass
 """
 PART4_STOPPING = """
@@ -84,6 +87,7 @@ v1.4           bug             bug              bug        pass
 v2.0           bug             bug              bug        pass
 v2.1           bug             bug              bug        pass
 v2.2           pass            pass             pass       pass
+v2.3           pass            pass             pass       pass
 final          pass            pass             pass       pass
 """
 TABLES = {'part2': [PART2], 'part3': [PART3],

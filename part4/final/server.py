@@ -150,8 +150,8 @@ class WSGIServer:
         self.selector = selectors.DefaultSelector()
         self.wake_up_socket, self.woken_socket = socket.socketpair()
         self.wake_up_socket.setblocking(False)
-        self.tasks = {}  # {socket: (generator, the event for which it waits, its time)}
         self.ready = collections.deque()  # sockets whose tasks shall run
+        self.tasks = {}  # {socket: (generator, the event for which it waits, its time)}
         self.registered = {}  # {socket: the event that the selector looks for}
         self.alarm = FOREVER  # no task has its time before this
         self.is_stopping, self.has_stopped = False, threading.Event()
@@ -269,21 +269,21 @@ class WSGIServer:
         task, _, _ = self.tasks[sock]
         self.tasks[sock] = task, None, FOREVER
         event, when = next(task, (None, None))
+        if event is LEADER:
+            self.wake_up(sock)
+            return False
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
                 self.selector.unregister(sock)
             del self.tasks[sock]
             sock.close()
-        elif event is LEADER:
-            self.wake_up(sock)
-            return False
-        else:
-            self.tasks[sock] = task, event, when
-            self.alarm = min(self.alarm, when)
-            if event and event != self.registered.get(sock):
-                change = self.selector.modify if sock in self.registered else self.selector.register
-                change(sock, event)
-                self.registered[sock] = event
+            return True
+        if event and event != self.registered.get(sock):
+            change = self.selector.modify if sock in self.registered else self.selector.register
+            change(sock, event)
+            self.registered[sock] = event
+        self.tasks[sock] = task, event, when
+        self.alarm = min(self.alarm, when)
         return True
 
     def take_wake_ups(self):
@@ -374,7 +374,7 @@ class Connection:
         try:
             self.request = yield from self.read_request()
             self.response = Response(self.request, self.write)
-            yield from self.run_application()
+            yield from self.run_application(self.request)
         except RequestError as error:
             self.response.method = error.method
             yield from self.send(self.response.error(*error.args))
@@ -411,12 +411,12 @@ class Connection:
                 deadline = time.monotonic() + REQUEST_TIMEOUT
             self.received += data
 
-    def run_application(self):
+    def run_application(self, request):
         """Run the application, and send what it returns."""
         while not self.server.begin_call(self):
             yield None, FOREVER
         try:
-            self.call_application()
+            self.call_application(request)
         finally:
             self.leave_if_forked()
             if not self.server.end_call(self):
@@ -424,9 +424,9 @@ class Connection:
         if self.unsent:
             yield from self.send(b'')
 
-    def call_application(self):
+    def call_application(self, request):
         self.has_waited = self.hung_up = False
-        env = get_environ(self.server.environ, self.request, self.client_addr)
+        env = get_environ(self.server.environ, request, self.client_addr)
         began = time.monotonic()
         result = self.server.application(env, self.response.start_response)
         self.server.app_is_slow = time.monotonic() - began > SLOW
