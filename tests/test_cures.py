@@ -85,9 +85,6 @@ CURES_OF_LOOPS = {  # the same for v2.2 and final
     'the socket that is asked before the clock counts': (
         'server.py', r'( +)(try:\n +return call\(argument\))', r'\1if is_late: raise TimeoutError\n\1\2',
         part4_waiting.late_clock, 'wrong: a client that has sent nothing'),
-    'the byte that wakes the loop up': (
-        'server.py', r"self\.wake_up_socket\.send\(b'.*'\)", 'pass', part4_waiting.waiting_application,
-        'others wait as long as an application'),
     'the connections that are finished': (
         'server.py', r'while self\.connections or not', 'while not', part4_stopping.stop_mid_reply,
         'wrong: a client that reads its reply'),

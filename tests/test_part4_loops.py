@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pexpect
 import pytest
 
-from common.stages import ROOT, find_stage
+from common.stages import ROOT, Stage, find_stage
 from laboratory.experiments.part2 import fifo, noted, survives
 from laboratory.experiments.part4 import asking
 from laboratory.experiments.part4_stopping import rest_of
@@ -24,7 +24,7 @@ from laboratory.instruments.client import (
     readable,
     request,
 )
-from laboratory.instruments.process import ServerProcess, server_path
+from laboratory.instruments.process import ServerProcess, server_path, stage_server
 from tests.test_part4 import GET, GRACEFUL, LOOPS, STAGES, THREADED, WITH_TEST_APPS, workers
 
 HOLDS_THE_LOCK = 'import re\ndef app(environ, start_response):\n    re.match("(a+)+$", "a" * 50 + "b")\n'
@@ -138,6 +138,18 @@ def test_a_request_whose_end_and_deadline_come_together_runs_one_application(ser
             assert read_reply(other, server).status == 200
         assert read_reply(client, server).status == 200
     assert workers(server) == {worker}
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_a_pipelined_request_is_answered_though_the_application_took_long_before(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', env={'WORKERS': '1'})
+    with connect(server) as client:
+        with fifo(server):
+            client.sendall(asking('GET', '/stuck') + asking('GET', '/binary'))
+            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            server.let_rest()
+        first = read_next(client, server)
+        assert [first.status, read_next(client, server, first.extra).status] == [200, 200]
 
 
 @pytest.mark.parametrize('stage', THREADED)
@@ -264,9 +276,13 @@ def test_a_stop_does_not_wait_longer_than_it_says(serve, stage):
 
 
 @pytest.mark.parametrize('stage', GRACEFUL)
-def test_a_kept_client_may_send_one_more_request_while_its_server_stops(serve, stage):
-    server = serve(stage, 'wsgi_probes:app', env={'WORKERS': '1'})
-    with fifo(server), connect(server) as busy, connect(server) as kept:
+def test_a_kept_client_may_send_one_more_request_while_its_server_stops(stage, tmp_path):
+    for file in find_stage(stage).files:
+        source = (ROOT / find_stage(stage).folder / file).read_text()
+        (tmp_path / file).write_text(source.replace('LINGER = 0.5', 'LINGER = 20'))  # on a busy machine too
+    patient = Stage('patient', str(tmp_path))
+    with stage_server(patient, 'wsgi_probes:app', env={'WORKERS': '1', 'STOP_TIMEOUT': '20'}) as server, \
+            fifo(server), connect(server) as busy, connect(server) as kept:
         busy.sendall(request('GET', '/stuck'))  # so that the server does not end at once
         kept.sendall(asking('GET', '/binary'))
         assert read_next(kept, server).values('Connection') == ['keep-alive']
