@@ -9,7 +9,7 @@ from common.stages import ROOT
 from laboratory.experiments import part3, part4_stopping
 from laboratory.experiments.tables import EXPERIMENTS as ALL
 from laboratory.experiments.verdicts import measure
-from laboratory.grade import own_server, try_out
+from laboratory.instruments.own import own_server, try_out
 from tests.test_cures import verdict as changed_verdict
 
 SERVERS = ROOT / 'tests/servers'
