@@ -1,0 +1,392 @@
+"""You write the server: it begins as a copy of a stage, and is tested whenever you save it.
+
+    make learn                       part 3, in my/server.py
+    PART=2 or PART=4                 part 2 or 4, in my/part2 or my/part4
+    FROM=part3-v1.2                  begins with a copy of that stage
+    SERVER='node my/server.js'       tests a server of your own, see make help-grade
+
+You see the first thing that is wrong with your server. Mend it, and save again. When a lesson passes,
+n goes on to the next one. The last line of the screen names all keys.
+
+Your files are never overwritten. To begin again, move them away.
+
+    GUESS=no                         asks for no predictions
+    PATIENCE=35                      the seconds in which your server has reached its time limits (part 4)
+
+In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
+not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
+"""
+import os
+import shlex
+import subprocess
+import sys
+from functools import partial
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from common import settings, stages
+from common.diff import step
+from laboratory.experiments import course
+from laboratory.experiments.hints import hint
+from laboratory.experiments.lessons import HINTS, LESSONS
+from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.experiments.verdicts import RAISED
+from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
+from laboratory.instruments.process import PATIENCE, ServerFailed, printable
+from laboratory.instruments.saves import EVERY, Files
+from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
+
+MINE = 'my'  # the folder of what the reader writes
+FEW = 3  # complaints of an experiment that has more
+LAST_LINES = 6  # of what a server printed
+DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
+WHAT_NOW = """\
+It is tested now, and then whenever you save it. You see the first thing that is wrong with it.
+Mend that, and save the file again. Stuck? Press h for a hint."""
+THE_END = {
+    'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
+    'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
+    'part4': 'How fast is it? make bench QUICK=1 compares it with others, see make help-bench.',
+}
+
+
+class Learner:
+    """Where a reader is: in which lesson, and what the last test of the server has found.
+
+    tasks      the lessons, see course.tasks()
+    command    that starts the server
+    folder     where its files are, '' if it is not a copy of a stage
+    number     of the lesson, from 0
+    """
+
+    def __init__(self, tasks, command, folder, number=0):
+        self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
+        self.files = Files(command, MINE)
+        self.patience = settings.positive('PATIENCE', PATIENCE)
+        self.findings, self.untested, self.bad = [], '', None
+        self.hints, self.prediction = 0, ''
+
+    @property
+    def task(self):
+        return self.tasks[self.number]
+
+    @property
+    def is_last(self):
+        return self.number == len(self.tasks) - 1
+
+    @property
+    def passed(self):
+        return not self.bad and not self.untested
+
+    def test(self, examine):
+        """Test the server with examine(start, status), unless it cannot be tested."""
+        before, self.bad, self.findings = self.bad, None, []
+        self.files.note()
+        self.untested = '\n'.join(self.files.bad_syntax())
+        if not self.untested:
+            app = 'wsgiapp:app' if self.task.stage.arguments else None
+            start = partial(own_server, self.command, patience=self.patience)
+            try:
+                with console.status('does it serve?') as status:
+                    pace = try_out(start, app)
+                    examine(partial(start, pace=pace), status, before)
+            except ServerFailed as failed:
+                self.untested = why_untested(failed)
+        if self.bad and before and self.bad.experiment != before.experiment:
+            self.hints = 0
+
+    def find_lesson(self, start, status, before=None):
+        """Go to the first lesson that does not pass, or to the last one."""
+        status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
+        passes = self.take(course.find_at_once(self.task.experiments, start))
+        if passes and self.is_last:
+            self.test_earlier(start, status)
+        elif passes:
+            self.number, self.findings = self.number + 1, []
+            self.find_lesson(start, status)
+
+    def test_lesson(self, start, status, before=None):
+        """Test this lesson, what failed last time first; if it passes, test the earlier ones too."""
+        first = before and before.experiment
+        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != first)
+
+        def tell(experiment):
+            status.update(f'{experiment.__doc__}?')
+        if self.take(course.find_in_order(in_order, start, tell)):
+            self.test_earlier(start, status)
+
+    def test_earlier(self, start, status):
+        status.update('this lesson passes; do the earlier ones still pass?')
+        self.take(course.find_at_once(self.task.earlier, start))
+
+    def take(self, findings):
+        """Keep what was found; return whether all of it is good."""
+        self.findings += findings
+        self.bad = next((finding for finding in findings if finding.is_bad), None)
+        return not self.bad
+
+    def view(self):
+        """What the reader should see of the last test."""
+        number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
+        parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
+        if self.untested:
+            return Group(*parts, Text(self.untested))
+        parts += failure(self.bad, self.task) if self.bad else success(self)
+        if self.prediction:
+            happened = (self.bad or self.findings[0]).verdict.evidence
+            parts += ['', Text(f'You predicted: {self.prediction}. What happened: {few(happened)}.')]
+        if self.bad:
+            told = HINTS.get(self.bad.experiment.__name__, ())
+            parts += [Text(f'\nHint {number} of {len(told)}: {words}', 'yellow')
+                      for number, words in enumerate(told[:self.hints], 1)][-1:]
+            if self.hints > len(told):
+                parts.append(Text('There are no more hints.', 'yellow'))
+        return Group(*parts)
+
+
+def few(evidence):
+    """The evidence; of a long list of complaints the first ones."""
+    complaints = printable(evidence).split('; ')
+    more = len(complaints) - FEW
+    return '; '.join(complaints[:FEW]) + (f'; and {more} more' if more > 0 else '')
+
+
+def verdict_line(finding):
+    style = STYLES.get(finding.verdict.outcome, 'dim')
+    return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
+
+
+def failure(finding, task):
+    """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
+    if finding.experiment in task.earlier:
+        yield Text('This lesson passes, but your server has lost what it could do before.\n')
+    yield verdict_line(finding)
+    for number, (moment, seen) in enumerate(finding.moments, 1):
+        last = number == len(finding.moments)
+        yield Text(f'\n{moment}:\n' if last else f'\n{moment}.')
+        if last:
+            yield seen
+    yield Text(f'\nWhat came: {few(finding.verdict.evidence)}.')
+    yield from printed(finding.verdict)
+
+
+def printed(verdict):
+    """The last lines that a server printed, if it has raised an error or ended."""
+    lines = [line.rstrip() for line in verdict.printed]
+    raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
+    if raised:
+        lines = lines[:raised[-1] + 1]
+    if raised or verdict.outcome in course.NO_VERDICT:
+        yield Text('\n'.join(['It printed:', *lines[-LAST_LINES:]] if lines else ['It printed nothing.']))
+
+
+def success(learner):
+    for finding in learner.findings[:len(learner.task.experiments)]:
+        yield verdict_line(finding)
+        yield Text(f'      {few(finding.verdict.evidence)}', 'dim')
+    if learner.is_last:
+        part = learner.task.stage.part
+        yield Text(f'\nYour server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
+    else:
+        yield Text('\nThis lesson passes, and so do the earlier ones.', 'bold green')
+
+
+class Screen:
+    """The loop in a terminal: shows the last test, waits for a key or until a file is saved."""
+
+    def __init__(self, learner, keys):
+        self.learner, self.keys, self.size = learner, keys, None
+
+    def commands(self):
+        """{key: (its name, what it does)} of those that make sense now."""
+        learner = self.learner
+        found = {'r': ('run again', self.test)}
+        if learner.bad:
+            found['h'] = 'hint', self.hint
+        if learner.passed:
+            found['d'] = 'your diff, and ours', self.diff
+            if not learner.is_last:
+                found['n'] = 'next lesson', self.next
+        if not learner.untested:
+            found['s'] = 'scene', self.scene
+            found['t'] = 'trace', self.trace
+        return found
+
+    def show(self):
+        """Draw the last test, and the keys in the last line."""
+        view = self.learner.view()
+        self.size = console.size
+        console.clear()
+        console.print(view)
+        lines = len(console.render_lines(view, pad=False))
+        console.print('\n' * max(0, console.height - lines - 2))
+        self.show_keys()
+
+    def show_keys(self):
+        names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
+        console.print('   '.join([*names, '[bold]q[/] quit']), end='', soft_wrap=True)
+
+    def test(self):
+        console.clear()
+        self.learner.test(self.learner.test_lesson)
+        self.keys.forget()  # what was typed meanwhile was meant for the last screen
+        self.show()
+
+    def hint(self):
+        self.learner.hints += 1
+        self.show()
+
+    def next(self):
+        learner = self.learner
+        learner.number, learner.hints, learner.bad = learner.number + 1, 0, None
+        console.clear()
+        self.predict()
+        self.test()
+
+    def predict(self):
+        with self.keys.line_by_line():
+            self.learner.prediction = predict(LESSONS[self.learner.task.stage.name].prediction)
+
+    def diff(self):
+        console.print('\n')
+        console.print(both_diffs(self.learner))
+        self.show_keys()
+
+    def about(self):
+        """The experiment that a scene or a trace should be about."""
+        return (self.learner.bad or self.learner.findings[0]).experiment
+
+    def scene(self):
+        name = course.scene_of(self.about(), self.learner.task.stage)
+        if name:
+            return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
+        console.print('\n\nThis bug has no scene.')
+        if self.learner.bad:
+            shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
+            console.print(f'Start: {start_line(shown, self.learner.command)}\nType:  {shown.command}\n',
+                          markup=False, soft_wrap=True)
+        self.show_keys()
+
+    def trace(self):
+        experiment = self.about()
+        command = with_app(self.learner.command, 'wsgiapp:app' if self.learner.task.stage.arguments else None)
+        self.run_command(['laboratory.trace'], {
+            'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
+
+    def run_command(self, words, env):
+        """Run another command on this terminal, to its end."""
+        print('\n', flush=True)
+        with self.keys.line_by_line():
+            command = subprocess.Popen([sys.executable, '-m', *words], env={**os.environ, **env})
+            try:
+                command.wait()
+            except BaseException:
+                command.terminate()  # it cleans up, as we do
+                command.wait()
+                raise
+        self.show_keys()
+
+    def loop(self):
+        while (key := self.keys.pressed(EVERY).lower()) != 'q':
+            if self.learner.files.were_saved():
+                self.learner.prediction = ''
+                self.test()
+            elif key in self.commands():
+                self.commands()[key][1]()
+            elif key or console.size != self.size:  # back from a diff, or in another size
+                self.show()
+        print()
+
+
+def both_diffs(learner):
+    """What the reader has changed since the stage before, and what we have; side by side if there is room."""
+    after = learner.task.stage
+    before = stages.stage_before(after)
+    diffs = {f'Ours: make diff-{after.name}': step(before, after)}
+    if learner.folder:
+        yours = stages.Stage('yours', learner.folder)
+        diffs = {f'Yours, compared with {before.name}:': step(before, yours), **diffs}
+    texts = []
+    for title, lines in diffs.items():
+        text = Text.assemble((f'{title}\n\n', 'bold'))
+        for line in lines:
+            text.append(f'{printable(line.expandtabs(4))}\n', DIFF_STYLES.get(line[:1], ''))
+        texts.append(text)
+    widths = [max(map(len, text.plain.splitlines())) for text in texts]
+    if sum(widths) + 3 > console.width:
+        return Group(*texts)
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_row(*texts)
+    return table
+
+
+def chosen():
+    """The part and the stage to begin with, as PART and FROM name them; exits with one line."""
+    part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('FROM')
+    if not name:
+        return f'part{part}', stages.stage_before(course.tasks(f'part{part}')[0].stage)
+    stage = stages.find_stage(name)
+    if stage.part not in EXPERIMENTS:
+        sys.exit(f'FROM={name}: there are no lessons for it, only for parts 2, 3 and 4')
+    if os.environ.get('PART') and stage.part != f'part{part}':
+        sys.exit(f'PART={part} FROM={name}: that stage belongs to part {stage.part[-1]}')
+    if first_after(stage) is None:
+        sys.exit(f'FROM={name}: no lesson comes after that stage')
+    return stage.part, stage
+
+
+def first_after(stage):
+    """The number of the first lesson after a stage, None for none."""
+    order = stages.stages_of(stage.part)
+    later = [task.stage for task in course.tasks(stage.part) if order.index(task.stage) > order.index(stage)]
+    return len(course.tasks(stage.part)) - len(later) if later else None
+
+
+def copied(stage, folder):
+    """Copy a stage into that folder of the root, if no server.py is there; return the names of the copies."""
+    folder = stages.ROOT / folder
+    try:
+        if os.path.lexists(folder / 'server.py'):
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name in stage.files if not os.path.lexists(folder / name)]
+        for name in names[::-1]:  # server.py last
+            with open(folder / name, 'x') as copy:
+                copy.write((stages.ROOT / stage.folder / name).read_text())
+        return names
+    except OSError as error:
+        sys.exit(f'cannot write into {folder}: {error.strerror}')
+
+
+def main():
+    os.chdir(stages.ROOT)
+    part, stage = chosen()
+    command, folder, number = os.environ.get('SERVER'), '', 0
+    if command:
+        begin = f'Your server is {command}.'
+    else:
+        folder = MINE if part == 'part3' else f'{MINE}/{part}'
+        command = f'{shlex.quote(sys.executable)} {folder}/server.py'
+        names = copied(stage, folder)
+        begin = f'{folder}/server.py is there already, and is used as it is.'
+        if names:
+            number = first_after(stage)
+            begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
+    learner = Learner(course.tasks(part), command, folder, number)
+    console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
+    learner.test(learner.find_lesson)
+    if not (console.is_terminal and sys.stdin.isatty()):
+        console.print(learner.view())
+        return 2 if learner.untested else 1 if learner.bad else 0
+    with Keys() as keys:
+        screen = Screen(learner, keys)
+        if learner.bad:
+            screen.predict()
+        screen.show()
+        screen.loop()
+
+
+if __name__ == '__main__':
+    run(main)
