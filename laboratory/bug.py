@@ -53,7 +53,7 @@ def play_own(scene, command):
     app = getattr(scene.experiment, 'apps', [None])[0]
     with console.status('does it serve?'):
         pace = try_out(partial(own_server, command), app)
-    return play(scene, command, partial(own_server, command, pace=pace, patience=PATIENCE))
+    return play(scene, 'Your server', partial(own_server, command, pace=pace, patience=PATIENCE))
 
 
 def answer(prediction, verdict):

@@ -20,6 +20,7 @@ import os
 import shlex
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 
 from rich.console import Group
@@ -31,7 +32,7 @@ from common.diff import step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import HINTS, LESSONS
-from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import RAISED
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
 from laboratory.instruments.process import PATIENCE, ServerFailed, printable
@@ -40,11 +41,12 @@ from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 
 MINE = 'my'  # the folder of what the reader writes
 FEW = 3  # complaints of an experiment that has more
+OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
 LAST_LINES = 6  # of what a server printed
 DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
 WHAT_NOW = """\
-It is tested now, and then whenever you save it. You see the first thing that is wrong with it.
-Mend that, and save the file again. Stuck? Press h for a hint."""
+It is tested now, and again whenever you save it.
+You see the first thing that it does wrong: mend that, and save."""
 THE_END = {
     'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
     'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
@@ -66,7 +68,7 @@ class Learner:
         self.files = Files(command, MINE)
         self.patience = settings.positive('PATIENCE', PATIENCE)
         self.findings, self.untested, self.bad = [], '', None
-        self.hints, self.prediction = 0, ''
+        self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
     @property
     def task(self):
@@ -84,23 +86,32 @@ class Learner:
         """Test the server with examine(start, status), unless it cannot be tested."""
         before, self.bad, self.findings = self.bad, None, []
         self.files.note()
-        self.untested = '\n'.join(self.files.bad_syntax())
+        self.untested = self.files.problem()
         if not self.untested:
             app = 'wsgiapp:app' if self.task.stage.arguments else None
-            start = partial(own_server, self.command, patience=self.patience)
             try:
                 with console.status('does it serve?') as status:
-                    pace = try_out(start, app)
-                    examine(partial(start, pace=pace), status, before)
+                    examine(self.try_out(app), status, before)
             except ServerFailed as failed:
                 self.untested = why_untested(failed)
         if self.bad and before and self.bad.experiment != before.experiment:
             self.hints = 0
 
+    def try_out(self, app):
+        """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
+        first = []
+
+        def start(app):
+            first.append(own_server(self.command, app, patience=self.patience))
+            return first[0]
+        pace = try_out(start, app)
+        self.at_once = AT_ONCE if first[0].port == int(first[0].env['PORT']) else 1
+        return partial(own_server, self.command, pace=pace, patience=self.patience)
+
     def find_lesson(self, start, status, before=None):
         """Go to the first lesson that does not pass, or to the last one."""
         status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
-        passes = self.take(course.find_at_once(self.task.experiments, start))
+        passes = self.take(course.find_at_once(self.task.experiments, start, self.at_once))
         if passes and self.is_last:
             self.test_earlier(start, status)
         elif passes:
@@ -119,7 +130,7 @@ class Learner:
 
     def test_earlier(self, start, status):
         status.update('this lesson passes; do the earlier ones still pass?')
-        self.take(course.find_at_once(self.task.earlier, start))
+        self.take(course.find_at_once(self.task.earlier, start, self.at_once))
 
     def take(self, findings):
         """Keep what was found; return whether all of it is good."""
@@ -132,7 +143,8 @@ class Learner:
         number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
-            return Group(*parts, Text(self.untested))
+            what, *lines = self.untested.splitlines()
+            return Group(*parts, Text(what), *shortened(lines))
         parts += failure(self.bad, self.task) if self.bad else success(self)
         if self.prediction:
             happened = (self.bad or self.findings[0]).verdict.evidence
@@ -143,6 +155,8 @@ class Learner:
                       for number, words in enumerate(told[:self.hints], 1)][-1:]
             if self.hints > len(told):
                 parts.append(Text('There are no more hints.', 'yellow'))
+        if self.at_once == 1:
+            parts.append(Text(f'\n{OWN_PORT}', 'dim'))
         return Group(*parts)
 
 
@@ -163,13 +177,23 @@ def failure(finding, task):
     if finding.experiment in task.earlier:
         yield Text('This lesson passes, but your server has lost what it could do before.\n')
     yield verdict_line(finding)
+    yield from map(Text, conditions(finding.experiment))
     for number, (moment, seen) in enumerate(finding.moments, 1):
         last = number == len(finding.moments)
         yield Text(f'\n{moment}:\n' if last else f'\n{moment}.')
         if last:
             yield seen
     yield Text(f'\nWhat came: {few(finding.verdict.evidence)}.')
-    yield from printed(finding.verdict)
+    if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
+        yield from printed(finding.verdict)
+
+
+def conditions(experiment):
+    """What the reader has to know of how the server was started, in lines."""
+    if getattr(experiment, 'pep475', 'on') == 'off':
+        yield '     with the accept() of Python 2, which fails when a signal comes'
+    for name, value in getattr(experiment, 'env', {}).items():
+        yield f'     with {name}={value} in its environment, a number of seconds'
 
 
 def printed(verdict):
@@ -179,7 +203,14 @@ def printed(verdict):
     if raised:
         lines = lines[:raised[-1] + 1]
     if raised or verdict.outcome in course.NO_VERDICT:
-        yield Text('\n'.join(['It printed:', *lines[-LAST_LINES:]] if lines else ['It printed nothing.']))
+        yield Text('It printed:' if lines else 'It printed nothing.')
+        yield from shortened(lines)
+
+
+def shortened(lines):
+    """The last lines, none of which takes more than two lines of the screen."""
+    for line in lines[-LAST_LINES:]:
+        yield Text(line[:2 * console.width])
 
 
 def success(learner):
@@ -197,7 +228,7 @@ class Screen:
     """The loop in a terminal: shows the last test, waits for a key or until a file is saved."""
 
     def __init__(self, learner, keys):
-        self.learner, self.keys, self.size = learner, keys, None
+        self.learner, self.keys, self.size, self.ended = learner, keys, None, False
 
     def commands(self):
         """{key: (its name, what it does)} of those that make sense now."""
@@ -206,13 +237,13 @@ class Screen:
         if learner.bad:
             found['h'] = 'hint', self.hint
         if learner.passed:
-            found['d'] = 'your diff, and ours', self.diff
+            found['d'] = 'diffs', self.diff
             if not learner.is_last:
                 found['n'] = 'next lesson', self.next
         if not learner.untested:
             found['s'] = 'scene', self.scene
             found['t'] = 'trace', self.trace
-        return found
+        return {**found, 'q': ('quit', self.quit)}
 
     def show(self):
         """Draw the last test, and the keys in the last line."""
@@ -224,15 +255,20 @@ class Screen:
         console.print('\n' * max(0, console.height - lines - 2))
         self.show_keys()
 
-    def show_keys(self):
+    def show_keys(self, back=False):
         names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
-        console.print('   '.join([*names, '[bold]q[/] quit']), end='', soft_wrap=True)
+        names += ['[bold]Enter[/] back'] * back
+        console.print('   '.join(names), end='', soft_wrap=True)
 
     def test(self):
         console.clear()
         self.learner.test(self.learner.test_lesson)
-        self.keys.forget()  # what was typed meanwhile was meant for the last screen
         self.show()
+        if 'q' in self.keys.typed():  # other keys were meant for the last screen
+            self.quit()
+
+    def quit(self):
+        self.ended = True
 
     def hint(self):
         self.learner.hints += 1
@@ -250,24 +286,25 @@ class Screen:
             self.learner.prediction = predict(LESSONS[self.learner.task.stage.name].prediction)
 
     def diff(self):
-        console.print('\n')
+        console.clear()
         console.print(both_diffs(self.learner))
-        self.show_keys()
+        self.show_keys(back=True)
 
     def about(self):
         """The experiment that a scene or a trace should be about."""
         return (self.learner.bad or self.learner.findings[0]).experiment
 
     def scene(self):
-        name = course.scene_of(self.about(), self.learner.task.stage)
+        name = course.scene_of(self.about())
         if name:
             return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
-        console.print('\n\nThis bug has no scene.')
+        console.clear()
+        console.print('This bug has no scene.')
         if self.learner.bad:
             shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
             console.print(f'Start: {start_line(shown, self.learner.command)}\nType:  {shown.command}\n',
                           markup=False, soft_wrap=True)
-        self.show_keys()
+        self.show_keys(back=True)
 
     def trace(self):
         experiment = self.about()
@@ -277,7 +314,7 @@ class Screen:
 
     def run_command(self, words, env):
         """Run another command on this terminal, to its end."""
-        print('\n', flush=True)
+        console.clear()
         with self.keys.line_by_line():
             command = subprocess.Popen([sys.executable, '-m', *words], env={**os.environ, **env})
             try:
@@ -286,10 +323,11 @@ class Screen:
                 command.terminate()  # it cleans up, as we do
                 command.wait()
                 raise
-        self.show_keys()
+        self.show_keys(back=True)
 
     def loop(self):
-        while (key := self.keys.pressed(EVERY).lower()) != 'q':
+        while not self.ended:
+            key = self.keys.pressed(EVERY).lower()
             if self.learner.files.were_saved():
                 self.learner.prediction = ''
                 self.test()
@@ -297,7 +335,6 @@ class Screen:
                 self.commands()[key][1]()
             elif key or console.size != self.size:  # back from a diff, or in another size
                 self.show()
-        print()
 
 
 def both_diffs(learner):
@@ -384,8 +421,12 @@ def main():
         screen = Screen(learner, keys)
         if learner.bad:
             screen.predict()
-        screen.show()
-        screen.loop()
+        try:
+            screen.show()
+            screen.loop()
+        finally:
+            with suppress(OSError):  # the terminal is gone
+                print(flush=True)
 
 
 if __name__ == '__main__':

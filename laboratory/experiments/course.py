@@ -3,6 +3,7 @@ from functools import partial
 from typing import NamedTuple
 
 from common.stages import Stage, stages_of
+from laboratory.experiments import part3
 from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.tables import at_once, cure, questions
 from laboratory.experiments.verdicts import BUG, NO_VERDICT, Verdict, measure
@@ -41,21 +42,19 @@ def tasks(part):
     return found
 
 
-def scene_of(experiment, stage):
-    """The name of the scene that shows this experiment, or else the cure in that stage; None for none."""
+def scene_of(experiment):
+    """The name of the scene that shows this experiment, or else one with the same cure; None for none."""
+    part = stages_of('part3' if experiment in part3.EXPERIMENTS else 'part4')
+    cured = cure(experiment.__name__, part)
     about = [name for name, scene in SCENES.items() if scene.experiment is experiment]
-    about += [name for name, scene in SCENES.items() if scene.stage == stage.name]
+    about += [name for name, scene in SCENES.items() if cured and scene.stage == cured.name]
     return next(iter(about), None)
-
-
-def view_of(experiment):
-    """The name of the view of the kernel that shows what the experiment is about."""
-    shown = [scene.view for scene in SCENES.values() if scene.experiment is experiment]
-    return next(iter(shown), 'processes')
 
 
 def find(experiment, start):
     """Run an experiment; return the Finding. start is as in measure(). Raises ServerFailed."""
+    scene = scene_of(experiment)
+    view = views.VIEWS[SCENES[scene].view if scene else 'processes']
     moments, server = [], None
 
     def begin(*settings):
@@ -65,7 +64,7 @@ def find(experiment, start):
         return server
 
     def note(moment):
-        moments.append((moment, views.VIEWS[view_of(experiment)](server)))
+        moments.append((moment, view(server)))
     return Finding(experiment, measure(experiment, begin, note), moments)
 
 
@@ -80,8 +79,8 @@ def find_in_order(experiments, start, tell):
     return findings
 
 
-def find_at_once(experiments, start):
-    """Run all of them, several at the same time; return the Findings in that order, to the first bad one."""
-    findings = at_once([partial(find, experiment, start) for experiment in experiments])
+def find_at_once(experiments, start, most):
+    """Run all, at most so many at the same time; return the Findings in that order, to the first bad one."""
+    findings = at_once([partial(find, experiment, start) for experiment in experiments], most=most)
     bad = [number for number, finding in enumerate(findings) if finding.is_bad]
     return findings[:bad[0] + 1] if bad else findings

@@ -129,6 +129,8 @@ def end_of_reply(server, tell=tell_nobody):
     for _ in range(4):
         verdict = end_of(exchange(server))
         if verdict.outcome == BUG:
+            server.let_rest()
+            tell('A client has had its reply, has waited for the end, and is gone')
             break
     return verdict
 

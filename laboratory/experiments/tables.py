@@ -136,9 +136,9 @@ def measure_each(cells, follow=lambda runs: runs):
     return dict(zip(cells, at_once(runs, follow), strict=True))
 
 
-def at_once(runs, follow=lambda runs: runs):
+def at_once(runs, follow=lambda runs: runs, most=AT_ONCE):
     """Call functions that take no argument, several at the same time; return what they return."""
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    with ThreadPoolExecutor(most) as pool:
         runs = [pool.submit(run) for run in runs]
         try:
             return [run.result() for run in follow(runs)]

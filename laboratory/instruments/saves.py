@@ -62,23 +62,24 @@ class Files:
         self.before = now
         return now == before != self.tested
 
-    def bad_syntax(self):
-        """What is wrong with the first of them that is no Python but should be, as lines; none for none."""
-        for path in self.look():
-            if path.endswith('.py') and (wrong := compiled(path)):
-                return wrong
-        return []
+    def problem(self):
+        """Why the server cannot run: a file is missing, or is no Python but should be; '' for no reason."""
+        there = self.look()
+        for path in self.named:
+            if path not in there:
+                return f'{path} is not there.'
+        return next(filter(None, (compiled(path) for path in there if path.endswith('.py'))), '')
 
 
 def compiled(path):
-    """Compile a file; return the lines that tell what is wrong with it."""
+    """Compile a file; return what is wrong with it: where, the line, and why."""
     try:
         with open(path, 'rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')
             compile(file.read(), path, 'exec', dont_inherit=True)
     except SyntaxError as error:
         where = f'{path}, line {error.lineno}:' if error.lineno else f'{path}:'
-        return [where, f'    {printable((error.text or "").strip())}', printable(error.msg)]
+        return f'{where}\n    {printable((error.text or "").strip())}\n{printable(error.msg)}'
     except (ValueError, OSError) as error:  # a null character, or the file has just gone
-        return [f'{path}: {error}']
-    return []
+        return f'{path}: {error}'
+    return ''

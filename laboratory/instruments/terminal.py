@@ -89,7 +89,7 @@ class Keys:
     @contextmanager
     def line_by_line(self):
         """The terminal as it was before, for as long as something else reads from it."""
-        self.forget()
+        self.typed()  # is no answer
         self.give_back()
         try:
             yield
@@ -105,8 +105,9 @@ class Keys:
             return ''
         return os.read(0, 1).decode(errors='replace') or 'q'
 
-    def forget(self):
-        """Drop the keys that nobody has asked for."""
-        if self.before:
-            with suppress(termios.error):
-                termios.tcflush(sys.stdin, termios.TCIFLUSH)
+    def typed(self):
+        """The keys that were pressed since the last time, when nobody asked for them."""
+        keys = ''
+        while (key := self.pressed(0)) and 'q' not in keys:
+            keys += key
+        return keys
