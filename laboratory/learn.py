@@ -42,6 +42,7 @@ from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 MINE = 'my'  # the folder of what the reader writes
 FEW = 3  # complaints of an experiment that has more
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
+NEXT_LINE = ';\n    '
 LAST_LINES = 6  # of what a server printed
 DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
 WHAT_NOW = """\
@@ -61,12 +62,13 @@ class Learner:
     command    that starts the server
     folder     where its files are, '' if it is not a copy of a stage
     number     of the lesson, from 0
+    patience   the seconds in which it reaches its time limits
     """
 
-    def __init__(self, tasks, command, folder, number=0):
+    def __init__(self, tasks, command, folder, number, patience):
         self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
         self.files = Files(command, MINE)
-        self.patience = settings.positive('PATIENCE', PATIENCE)
+        self.patience = patience
         self.findings, self.untested, self.bad = [], '', None
         self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
@@ -160,11 +162,11 @@ class Learner:
         return Group(*parts)
 
 
-def few(evidence):
+def few(evidence, between='; '):
     """The evidence; of a long list of complaints the first ones."""
     complaints = printable(evidence).split('; ')
     more = len(complaints) - FEW
-    return '; '.join(complaints[:FEW]) + (f'; and {more} more' if more > 0 else '')
+    return between.join([*complaints[:FEW], *[f'and {more} more'] * (more > 0)])
 
 
 def verdict_line(finding):
@@ -181,9 +183,9 @@ def failure(finding, task):
     for number, (moment, seen) in enumerate(finding.moments, 1):
         last = number == len(finding.moments)
         yield Text(f'\n{moment}:\n' if last else f'\n{moment}.')
-        if last:
+        if last and getattr(seen, 'row_count', 1):
             yield seen
-    yield Text(f'\nWhat came: {few(finding.verdict.evidence)}.')
+    yield Text(f'\nWhat came: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
     if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict)
 
@@ -400,6 +402,8 @@ def copied(stage, folder):
 def main():
     os.chdir(stages.ROOT)
     part, stage = chosen()
+    patience = settings.positive('PATIENCE', PATIENCE)
+    settings.choice('GUESS', 'yes', 'no')
     command, folder, number = os.environ.get('SERVER'), '', 0
     if command:
         begin = f'Your server is {command}.'
@@ -411,7 +415,7 @@ def main():
         if names:
             number = first_after(stage)
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
-    learner = Learner(course.tasks(part), command, folder, number)
+    learner = Learner(course.tasks(part), command, folder, number, patience)
     console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
     learner.test(learner.find_lesson)
     if not (console.is_terminal and sys.stdin.isatty()):

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pexpect
@@ -226,6 +226,17 @@ def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, stat
     if server == 'daemon.py' and sys.platform != 'linux':
         pytest.skip('only on Linux can we become the parent of a daemon')
     assert run_grade(copied(server, tmp_path), STAGE='part3-v1.0')[0] == status
+    assert left_over(tmp_path) == []
+
+
+@pytest.mark.skipif(not kernel.LINUX, reason='only on Linux can we become the parent of a daemon')
+def test_two_servers_at_once_do_not_end_each_others_daemons(tmp_path):
+    command = copied('daemon.py', tmp_path)
+    with ExitStack() as first:
+        first.enter_context(own_server(command))
+        with own_server(command) as second:
+            first.close()
+            assert exchange(second).data.endswith(b'Hello, World!\n')
     assert left_over(tmp_path) == []
 
 

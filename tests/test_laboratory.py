@@ -85,6 +85,13 @@ def test_a_scene_shows_the_bug_the_cure_and_the_diff(name):
     assert status == 0
 
 
+def test_a_scene_shows_a_bug_of_the_readers_own_server_and_not_its_cure():
+    output, status = run_command('bug', 'zombie', SERVER=f'{sys.executable} part3/v1.1/server.py')
+    assert '<-- ended, not waited for' in output
+    assert output.endswith('bug: the child has answered and is a zombie\n\n')
+    assert status == 0
+
+
 def test_a_scene_on_a_terminal_asks_for_a_prediction(terminal):
     scene = terminal('bug', 'lost-signal')
     scene.expect_exact('24 children end at the same moment. How many zombies are left?')

@@ -11,6 +11,7 @@ class Lesson(NamedTuple):
 
 
 LESSONS = {stage.name: Lesson(stage.name, f'What does the server do before {stage.name}?')
-           for part in ('part2', 'part3', 'part4') for stage in stages_of(part)}
+           for part in ('part3', 'part2', 'part4') for stage in stages_of(part)[1 + (part == 'part4'):]
+           if stage.name != 'part4-final'}
 HINTS = {experiment.__name__: (f'what to look at in {experiment.__name__}', 'the idea', 'the place')
          for part in ('part3', 'part4') for experiment in questions(part)}

@@ -29,7 +29,7 @@ class Files:
     def __init__(self, command, folder):
         self.named = [os.path.relpath(path) for path in files_in(command)]
         self.folder = folder
-        self.tested, self.before, self.next = {}, {}, 0
+        self.tested, self.before, self.next = None, None, 0
 
     def paths(self):
         paths = set(self.named)
