@@ -349,7 +349,7 @@ def test_what_a_client_or_server_sends_cannot_control_the_terminal():
     assert printable('a\x1b[2J\r\nb\x9bé') == 'a\\x1b[2J\\r\\nb\\x9bé'
 
 
-@pytest.mark.parametrize('name', ['bug-lost-signal', 'watch', 'trace'])
+@pytest.mark.parametrize('name', ['bug-lost-signal', 'learn-fails', 'learn-passes', 'watch', 'trace'])
 def test_the_readme_shows_every_picture(name):
     assert f'(pictures/{name}.svg)' in (ROOT / 'README.md').read_text()
     assert (ROOT / f'pictures/{name}.svg').read_text().startswith('<svg ')
