@@ -70,6 +70,7 @@ class Learner:
         self.files = Files(command, MINE)
         self.patience = patience
         self.findings, self.untested, self.bad = [], '', None
+        self.is_placed, self.failed_last = False, None  # whether number is right, the experiment
         self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
     @property
@@ -84,23 +85,29 @@ class Learner:
     def passed(self):
         return not self.bad and not self.untested
 
-    def test(self, examine):
-        """Test the server with examine(start, status), unless it cannot be tested."""
-        before, self.bad, self.findings = self.bad, None, []
+    def test(self):
+        """Find the lesson that the reader is in, or test the server in this one."""
+        self.findings, self.bad = [], None
         self.files.note()
         self.untested = self.files.problem()
-        if not self.untested:
-            app = 'wsgiapp:app' if self.task.stage.arguments else None
-            try:
-                with console.status('does it serve?') as status:
-                    examine(self.try_out(app), status, before)
-            except ServerFailed as failed:
-                self.untested = why_untested(failed)
-        if self.bad and before and self.bad.experiment != before.experiment:
-            self.hints = 0
+        if self.untested:
+            return
+        try:
+            with console.status('does it serve?') as status:
+                examine = self.test_lesson if self.is_placed else self.find_lesson
+                examine(self.try_out(), status)
+        except ServerFailed as failed:
+            self.untested = why_untested(failed)
+        if self.bad and self.bad.experiment != self.failed_last:
+            self.failed_last, self.hints = self.bad.experiment, 0
 
-    def try_out(self, app):
+    def go_on(self):
+        """Begin the next lesson."""
+        self.number, self.failed_last = self.number + 1, None
+
+    def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
+        app = 'wsgiapp:app' if self.task.stage.arguments else None
         first = []
 
         def start(app):
@@ -110,20 +117,20 @@ class Learner:
         self.at_once = AT_ONCE if first[0].port == int(first[0].env['PORT']) else 1
         return partial(own_server, self.command, pace=pace, patience=self.patience)
 
-    def find_lesson(self, start, status, before=None):
+    def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
         status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
         passes = self.take(course.find_at_once(self.task.experiments, start, self.at_once))
-        if passes and self.is_last:
-            self.test_earlier(start, status)
-        elif passes:
+        if passes and not self.is_last:
             self.number, self.findings = self.number + 1, []
-            self.find_lesson(start, status)
+            return self.find_lesson(start, status)
+        if passes:
+            self.test_earlier(start, status)
+        self.is_placed = True
 
-    def test_lesson(self, start, status, before=None):
+    def test_lesson(self, start, status):
         """Test this lesson, what failed last time first; if it passes, test the earlier ones too."""
-        first = before and before.experiment
-        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != first)
+        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != self.failed_last)
 
         def tell(experiment):
             status.update(f'{experiment.__doc__}?')
@@ -263,8 +270,12 @@ class Screen:
         console.print('   '.join(names), end='', soft_wrap=True)
 
     def test(self):
-        console.clear()
-        self.learner.test(self.learner.test_lesson)
+        is_new = not self.learner.is_placed
+        if not is_new:
+            console.clear()
+        self.learner.test()
+        if is_new and self.learner.bad:
+            self.predict()
         self.show()
         if 'q' in self.keys.typed():  # other keys were meant for the last screen
             self.quit()
@@ -277,8 +288,7 @@ class Screen:
         self.show()
 
     def next(self):
-        learner = self.learner
-        learner.number, learner.hints, learner.bad = learner.number + 1, 0, None
+        self.learner.go_on()
         console.clear()
         self.predict()
         self.test()
@@ -301,7 +311,7 @@ class Screen:
         if name:
             return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
         console.clear()
-        console.print('This bug has no scene.')
+        console.print('There is no scene about this.')
         if self.learner.bad:
             shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
             console.print(f'Start: {start_line(shown, self.learner.command)}\nType:  {shown.command}\n',
@@ -417,16 +427,14 @@ def main():
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
     learner = Learner(course.tasks(part), command, folder, number, patience)
     console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
-    learner.test(learner.find_lesson)
     if not (console.is_terminal and sys.stdin.isatty()):
+        learner.test()
         console.print(learner.view())
         return 2 if learner.untested else 1 if learner.bad else 0
     with Keys() as keys:
         screen = Screen(learner, keys)
-        if learner.bad:
-            screen.predict()
         try:
-            screen.show()
+            screen.test()
             screen.loop()
         finally:
             with suppress(OSError):  # the terminal is gone

@@ -111,7 +111,7 @@ def test_ctrl_d_skips_the_prediction(terminal):
 
 SERVER = f'{sys.executable} part3/v1.1/server.py'
 COMMANDS = {  # each command, with what it shows when it is in the midst of it
-    'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
+    'bug': ('stuck-worker', {'GUESS': 'no'}, 'held up by'),
     'trace': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
     'grade': (None, {'SERVER': SERVER}, 'pass'),
     'matrix': (None, {'STAGE': 'part3-v1.1'}, 'Measuring'),

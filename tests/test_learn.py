@@ -15,11 +15,12 @@ from common.stages import ROOT, find_stage, stage_before, stages_of
 from laboratory.experiments import course
 from laboratory.experiments.lessons import HINTS, LESSONS
 from laboratory.experiments.tables import EXPERIMENTS, due, questions
-from laboratory.instruments import kernel, saves
+from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
-from laboratory.learn import OWN_PORT, first_after
+from laboratory.learn import OWN_PORT, THE_END, Learner, first_after
 
 TASKS = [task for part in EXPERIMENTS for task in course.tasks(part)]
+PART3 = course.tasks('part3')
 FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as the first one is silent.'),
     'part3-v1.1': ('end_of_reply', '33 bytes of reply, then nothing: no FIN.'),
@@ -114,15 +115,11 @@ def test_the_page_of_a_stage_ends_with_the_lesson_that_follows(stage):
     assert text.endswith(line) is (first_after(stage) is not None)
 
 
-@pytest.mark.parametrize('stage', ['part3-final', 'part2-final'])
-def test_the_last_stage_passes_all_lessons(stage, house):
-    part = find_stage(stage).part
-    folder = house / ('my' if part == 'part3' else f'my/{part}')
-    folder.mkdir(parents=True)
-    shutil.copy(ROOT / find_stage(stage).server, folder)
-    status, output, _ = learn(house, PART=part[-1])
-    assert f'Your server passes all lessons of {part.replace("part", "part ")}.' in output
-    assert 'make learn PART=4' in output
+@pytest.mark.long
+def test_the_last_stage_of_part_2_passes_all_lessons(house):
+    shutil.copytree(house / 'part2/final', house / 'my/part2')
+    status, output, _ = learn(house, PART='2')
+    assert output.endswith(f'\nYour server passes all lessons of part 2.\n{THE_END["part2"]}\n')
     assert status == 0
 
 
@@ -182,14 +179,15 @@ def test_a_server_that_cannot_be_tested_is_reported_calmly(server, told, house):
     assert status == 2
 
 
-def test_a_server_with_a_port_of_its_own_is_tested_one_question_at_a_time(house):
-    (house / 'my').mkdir()
+def test_a_server_with_a_port_of_its_own_is_tested_one_question_at_a_time(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, 'OTHER', 0.1)
     source = (ROOT / 'part3/v1.1/server.py').read_text()
-    (house / 'my/server.py').write_text(re.sub('PORT = .*', f'PORT = {free_port()}', source))
-    status, output, _ = learn(house)
-    assert 'What came: the child has answered and is a zombie.' in output
-    assert output.endswith(f'\n{OWN_PORT}\n')
-    assert status == 1
+    (tmp_path / 'server.py').write_text(re.sub('PORT = .*', f'PORT = {free_port()}', source))
+    learner = Learner(PART3, f'{sys.executable} {tmp_path}/server.py', '', number=1, patience=1)
+    learner.test()
+    assert not learner.untested
+    assert learner.bad.experiment.__name__ == 'one_child'
+    assert learner.view().renderables[-1].plain == f'\n{OWN_PORT}'
 
 
 def test_a_server_in_another_language_is_tested(house, tool):
@@ -238,9 +236,6 @@ def save(house, stage):
     """Save a stage as the reader's server, as editors do: a new file takes the place of the old one."""
     (house / 'my/new').write_text((ROOT / find_stage(stage).server).read_text())
     (house / 'my/new').rename(house / 'my/server.py')
-
-
-PART3 = [task for task in TASKS if task.stage.part == 'part3']
 
 
 @pytest.mark.long
@@ -317,6 +312,29 @@ def test_a_syntax_error_is_a_line_number_until_it_is_mended(terminal, house):
     see(reader, 'my/server.py is not there.')
     save(house, 'part3-v1.2')
     see(reader, 'This lesson passes')
+
+
+def test_a_server_that_cannot_be_tested_at_first_finds_its_lesson_later(terminal, house):
+    (house / 'my').mkdir()
+    (house / 'my/server.py').write_text('while True\n')
+    reader = terminal()
+    see(reader, 'my/server.py, line 1:')
+    save(house, 'part3-v1.2')
+    see(reader, LESSONS['part3-v1.3'].prediction)
+    reader.sendline('')
+    see(reader, 'Lesson 4 of 5')
+
+
+def test_what_failed_last_time_is_asked_first(terminal, house):
+    reader = terminal(FROM='part3-v1.3', GUESS='no')
+    see(reader, 'bug reaps all children')
+    source = (ROOT / 'part3/final/server.py').read_text()
+    (house / 'my/server.py').write_text(source.replace('os.waitpid(-1, os.WNOHANG)', 'os.waitpid(-1, 0)'))
+    see(reader, 'bug keeps serving while a child is stopped')
+    (house / 'my/server.py').write_text('while True\n')
+    see(reader, 'my/server.py, line 1:')
+    save(house, 'part3-v1.3')  # has both bugs
+    see(reader, 'bug keeps serving while a child is stopped')
 
 
 KEYS = b'rhdnstRHDN \r\n\t\x04\x7f\x1b[A\xc3\xa9\x00\xff0'

@@ -278,7 +278,7 @@ class ServerProcess:
                 self.guarding.join()  # or it would take the next server's processes for orphans of this one
             kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
         with starting:
-            started.remove(self.popen.pid)
+            started.discard(self.popen.pid)  # it may be stopped twice
             if kernel.LINUX and not started:
                 ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
