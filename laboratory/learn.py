@@ -148,18 +148,25 @@ class Learner:
         return not self.bad
 
     def view(self):
-        """What the reader should see of the last test."""
+        """What the reader should see of the last test, on one screen if it can be."""
+        for most in range(LAST_LINES, -1, -1):
+            shown = self.view_with(most)
+            if not console.is_terminal or len(console.render_lines(shown, pad=False)) < console.height:
+                break
+        return shown
+
+    def view_with(self, most):
+        """The same, with at most so many lines that the server has printed."""
         number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested.splitlines()
-            return Group(*parts, Text(what), *shortened(lines))
-        parts += failure(self.bad, self.task) if self.bad else success(self)
+            return Group(*parts, Text(what), *shortened(lines, most))
+        parts += failure(self.bad, self.task, most) if self.bad else success(self)
         if self.prediction:
-            happened = (self.bad or self.findings[0]).verdict.evidence
-            parts += ['', Text(f'You predicted: {self.prediction}. What happened: {few(happened)}.')]
+            parts.append(Text(f'You predicted: {self.prediction}'))
         if self.bad:
-            told = HINTS.get(self.bad.experiment.__name__, ())
+            told = HINTS[self.bad.experiment.__name__]
             parts += [Text(f'\nHint {number} of {len(told)}: {words}', 'yellow')
                       for number, words in enumerate(told[:self.hints], 1)][-1:]
             if self.hints > len(told):
@@ -171,7 +178,7 @@ class Learner:
 
 def few(evidence, between='; '):
     """The evidence; of a long list of complaints the first ones."""
-    complaints = printable(evidence).split('; ')
+    complaints = [complaint[:2 * console.width] for complaint in printable(evidence).split('; ')]
     more = len(complaints) - FEW
     return between.join([*complaints[:FEW], *[f'and {more} more'] * (more > 0)])
 
@@ -181,20 +188,20 @@ def verdict_line(finding):
     return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
 
 
-def failure(finding, task):
+def failure(finding, task, most):
     """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
     if finding.experiment in task.earlier:
         yield Text('This lesson passes, but your server has lost what it could do before.\n')
     yield verdict_line(finding)
     yield from map(Text, conditions(finding.experiment))
-    for number, (moment, seen) in enumerate(finding.moments, 1):
-        last = number == len(finding.moments)
-        yield Text(f'\n{moment}:\n' if last else f'\n{moment}.')
-        if last and getattr(seen, 'row_count', 1):
+    if finding.moments:
+        *before, (moment, seen) = finding.moments
+        yield Text('\n'.join(['', *(f'{earlier}.' for earlier, _ in before), f'{moment}:', '']))
+        if getattr(seen, 'row_count', 1):
             yield seen
     yield Text(f'\nWhat came: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
     if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
-        yield from printed(finding.verdict)
+        yield from printed(finding.verdict, most)
 
 
 def conditions(experiment):
@@ -205,32 +212,31 @@ def conditions(experiment):
         yield f'     with {name}={value} in its environment, a number of seconds'
 
 
-def printed(verdict):
+def printed(verdict, most):
     """The last lines that a server printed, if it has raised an error or ended."""
     lines = [line.rstrip() for line in verdict.printed]
     raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
     if raised:
         lines = lines[:raised[-1] + 1]
     if raised or verdict.outcome in course.NO_VERDICT:
-        yield Text('It printed:' if lines else 'It printed nothing.')
-        yield from shortened(lines)
+        shown = shortened(lines, most)
+        yield from [Text('It printed:'), *shown] if shown else [Text('It printed nothing.')] * (not lines)
 
 
-def shortened(lines):
+def shortened(lines, most):
     """The last lines, none of which takes more than two lines of the screen."""
-    for line in lines[-LAST_LINES:]:
-        yield Text(line[:2 * console.width])
+    return [Text(line[:2 * console.width]) for line in lines[max(0, len(lines) - most):]]
 
 
 def success(learner):
     for finding in learner.findings[:len(learner.task.experiments)]:
         yield verdict_line(finding)
-        yield Text(f'      {few(finding.verdict.evidence)}', 'dim')
+        yield Text(f'      {few(finding.verdict.evidence)}\n', 'dim')
     if learner.is_last:
         part = learner.task.stage.part
-        yield Text(f'\nYour server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
+        yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
     else:
-        yield Text('\nThis lesson passes, and so do the earlier ones.', 'bold green')
+        yield Text('This lesson passes, and so do the earlier ones.', 'bold green')
 
 
 class Screen:
@@ -314,7 +320,8 @@ class Screen:
         console.print('There is no scene about this.')
         if self.learner.bad:
             shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
-            console.print(f'Start: {start_line(shown, self.learner.command)}\nType:  {shown.command}\n',
+            command = self.learner.command.replace(shlex.quote(sys.executable), 'python3')
+            console.print(f'Start: {start_line(shown, command)}\nType:  {shown.command}\n',
                           markup=False, soft_wrap=True)
         self.show_keys(back=True)
 

@@ -142,19 +142,26 @@ def waits_for_others(pid):
 
 
 def accepts_for_a_time(pid):
-    """Whether a listening socket of the process has a time limit, SO_RCVTIMEO, or it cannot be known."""
-    limits = []
-    with suppress(OSError):
+    """Whether a socket of the process has a time limit, SO_RCVTIMEO, or may have one."""
+    files = seen(lambda: os.listdir(f'/proc/{pid}/fd'), [])
+    links = {fd: seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '') for fd in files}
+    try:
         process = os.pidfd_open(pid)
-        for fd in seen(lambda: os.listdir(f'/proc/{pid}/fd'), []):
-            if seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '').startswith('socket:'):
-                copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, int(fd), 0)
-                if copy < 0:
-                    break
-                with socket.socket(fileno=copy) as theirs:
-                    limits.append(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+    except OSError:
+        return True
+    try:
+        return any(receives_for_a_time(process, int(fd)) for fd in links if links[fd].startswith('socket:'))
+    finally:
         os.close(process)
-    return not limits or any(map(any, limits))
+
+
+def receives_for_a_time(process, fd):
+    """The same for one descriptor of a process, which a descriptor of ours stands for: pidfd_open(2)."""
+    copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, fd, 0)
+    if copy < 0:
+        return True
+    with socket.socket(fileno=copy) as theirs:
+        return any(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
 
 
 def faults_of_the_reaped(pid):
