@@ -267,7 +267,7 @@ class Screen:
         console.clear()
         console.print(view)
         lines = len(console.render_lines(view, pad=False))
-        console.print('\n' * max(0, console.height - lines - 2))
+        console.print('\n' * (console.height - 1 - lines), end='')
         self.show_keys()
 
     def show_keys(self, back=False):
@@ -277,7 +277,7 @@ class Screen:
 
     def test(self):
         is_new = not self.learner.is_placed
-        if not is_new:
+        if self.size:  # else there is the first text still
             console.clear()
         self.learner.test()
         if is_new and self.learner.bad:
