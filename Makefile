@@ -7,8 +7,8 @@ TRACES := $(addprefix trace-,$(STAGES))
 BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child \
 	many-processes dead-worker stuck-worker drip one-request \
 	idle-clients waiting-application lost-reply lost-restart)
-HELPS := $(addprefix help-,bug watch trace grade matrix bench client diff readmes pictures)
-COMMANDS := help diff watch trace grade matrix bench client test corpus lint readmes pictures clean
+HELPS := $(addprefix help-,learn bug watch trace grade matrix bench client diff readmes pictures)
+COMMANDS := help learn diff watch trace grade matrix bench client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
@@ -50,6 +50,10 @@ $(DIFFS): diff-%:
 ## make diff FROM=part3-v1.1 TO=part3-final: the diff between any two stages
 diff:
 	$(COMMON)diff
+
+## make learn: you write the server, and each save is tested
+learn:
+	$(VENV) laboratory.learn
 
 ## make bug-zombie: the bug, its cure and the diff, as a short scene
 $(BUGS): bug-%:

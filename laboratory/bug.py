@@ -1,143 +1,66 @@
 """Shows one bug: asks for a prediction, runs the stage that has it and the one that cures it, shows the diff.
 
     make bug-lost-signal
-    GUESS=no    does not ask for a prediction
+    GUESS=no                               does not ask for a prediction
+    SERVER='python3 my_server.py'          shows it on your own server instead, see make help-grade
 """
 import os
 import sys
-from typing import NamedTuple
+from functools import partial
 
 from rich.text import Text
 
-from common import settings, stages
+from common import stages
 from common.diff import coloured, step
-from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
-from laboratory.experiments.lessons import PREDICTIONS
+from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
-from laboratory.instruments.process import last_lines, printable, stage_server
-from laboratory.instruments.terminal import console, run
+from laboratory.instruments.own import own_server, try_out
+from laboratory.instruments.process import PATIENCE, printable, stage_server
+from laboratory.instruments.terminal import console, predict, run
 
 
-class Scene(NamedTuple):
-    question: str  # to be asked before
-    experiment: object
-    view: str  # of the kernel: 'processes', 'connections' or 'output'
-    stage: str  # that cures it; the one before has the bug
-    why: str
+def play(scene, title, start):
+    """Run the experiment on a server, showing what the kernel sees; return the Verdict.
 
-
-SCENES = {
-    'silent-client': Scene(
-        PREDICTIONS['part3-v1.1-fd-leak'],
-        part3.silent_client, 'connections', 'part3-v1.1-fd-leak',
-        'one process cannot wait for two clients. A child for each client can.'),
-    'fd-leak': Scene(
-        '24 clients come and go. How many more descriptors does the server have open then?',
-        part3.descriptors, 'connections', 'part3-v1.1',
-        'after fork() parent and child both hold the socket, and FIN goes out when the last copy is closed.'),
-    'zombie': Scene(
-        PREDICTIONS['part3-v1.2'],
-        part3.one_child, 'processes', 'part3-v1.2',
-        'the kernel keeps the exit status of a child until its parent asks for it with wait().'),
-    'eintr': Scene(
-        PREDICTIONS['part3-v1.3'],
-        part3.eintr, 'output', 'part3-v1.3',
-        'a signal with a handler interrupts the call that the process is waiting in. Call it again.'),
-    'lost-signal': Scene(
-        PREDICTIONS['part3-final'],
-        part3.children_at_once, 'processes', 'part3-final',
-        'SIGCHLD is one bit, not a queue: 24 exits set it once. So reap until no child is left to reap.'),
-    'stopped-child': Scene(
-        'A child is stopped, not ended. Is the next client answered?',
-        part3.stopped_child, 'processes', 'part3-final',
-        'a child that is stopped sends SIGCHLD too, and wait() waits until one ends. WNOHANG does not wait.'),
-    'many-processes': Scene(
-        PREDICTIONS['part4-v1.1'],
-        part4.few_processes, 'processes', 'part4-v1.1',
-        'a few workers, forked in advance, share the listening socket. No client makes a new one.'),
-    'dead-worker': Scene(
-        PREDICTIONS['part4-v1.2'],
-        part4.killed_workers, 'processes', 'part4-v1.2',
-        'the kernel connects the client, but nobody accepts it. A supervisor waits for dead workers, and '
-        'forks new ones.'),
-    'stuck-worker': Scene(
-        PREDICTIONS['part4-v1.3'],
-        part4.stuck_application, 'processes', 'part4-v1.3',
-        'the supervisor only sees workers that end. So a timer ends one whose application does not return.'),
-    'drip': Scene(
-        'A client sends its request byte by byte, without end. How long does the server wait?',
-        part4.drip, 'connections', 'part4-v1.3',
-        'a time limit for each recv() begins again with each byte. A deadline for the request does not.'),
-    'one-request': Scene(
-        PREDICTIONS['part4-v1.4'],
-        part4.keep_alive, 'connections', 'part4-v1.4',
-        'a reply that says how long it is need not end with the connection. So the next request can follow.'),
-    'idle-clients': Scene(
-        PREDICTIONS['part4-v2.0'],
-        part4_waiting.idle_clients, 'processes', 'part4-v2.0',
-        'a worker that waits for one client serves no other. An event loop waits for all of them at once.'),
-    'waiting-application': Scene(
-        PREDICTIONS['part4-v2.1'],
-        part4_waiting.waiting_application, 'processes', 'part4-v2.1',
-        'while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.'),
-    'lost-reply': Scene(
-        PREDICTIONS['part4-v2.2'],
-        part4_stopping.stop_mid_reply, 'processes', 'part4-v2.2',
-        'a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.'),
-    'lost-restart': Scene(
-        'Five clients have connected and are not accepted yet. Then the server restarts. Are they answered?',
-        part4_stopping.restart_backlog, 'processes', 'part4-v2.2',
-        'the clients are in the backlog of the listening socket. It outlives the workers, and so do they.'),
-}
-
-
-def predict(question):
-    """Ask the reader on a terminal; return the answer, '' for none."""
-    ask = settings.choice('GUESS', 'yes', 'no') == 'yes'
-    console.print(question, style='bold')
-    if not ask or not console.is_terminal or not os.isatty(0):
-        return ''
-    try:
-        return console.input('Your prediction (Enter skips): ').strip()
-    except EOFError:  # Ctrl-D
-        return ''
-
-
-def last_output(server):
-    """The last lines that a server printed; the error that ended it is marked."""
-    text = Text()
-    for line in last_lines(server.output(), most=6):
-        error = line.startswith('InterruptedError')
-        text.append(f'{line}  <-- EINTR\n' if error else f'{line}\n', 'bold red' if error else '')
-    text.rstrip()
-    return text
-
-
-def play(scene, stage):
-    """Run the experiment on a stage, showing what the kernel sees; return the Verdict."""
-    console.rule(f'{stage.name}: {stage.summary}', style='dim', align='left')
+    start    as measure() wants it
+    """
+    console.rule(Text(title), style='dim', align='left')
     server = None
 
-    def start(app, pep475, env):
+    def begin(*settings):
         nonlocal server
-        server = stage_server(stage, app, pep475, env)
+        server = start(*settings)
         return server
 
     def show(moment):
         console.print(f'\n{moment}:\n')
-        console.print({
-            'processes': lambda: views.processes(server.pid),
-            'connections': lambda: views.connections(server.port),
-            'output': lambda: last_output(server),
-        }[scene.view]())
+        console.print(views.VIEWS[scene.view](server))
         status.update('waiting for what comes next')
 
     with console.status('waiting for the server') as status:
-        verdict = measure(scene.experiment, start, show)
+        verdict = measure(scene.experiment, begin, show)
     style = 'bold red' if verdict.outcome == BUG else 'bold green'
     console.print(Text.assemble('\n', (verdict.outcome, style), f': {printable(verdict.evidence)}\n'))
     return verdict
+
+
+def play_stage(scene, stage):
+    return play(scene, f'{stage.name}: {stage.summary}', partial(stage_server, stage))
+
+
+def play_own(scene, command):
+    app = getattr(scene.experiment, 'apps', [None])[0]
+    with console.status('does it serve?'):
+        pace = try_out(partial(own_server, command), app)
+    return play(scene, 'Your server', partial(own_server, command, pace=pace, patience=PATIENCE))
+
+
+def answer(prediction, verdict):
+    """Set what happened beside what the reader predicted, if anything."""
+    if prediction:
+        happened = printable(verdict.evidence)
+        console.print(f'You predicted: {prediction}. What happened: {happened}.\n', markup=False)
 
 
 def tell(scene):
@@ -145,10 +68,8 @@ def tell(scene):
     cured = stages.find_stage(scene.stage)
     prediction = predict(scene.question)
     console.print()
-    verdict = play(scene, stages.stage_before(cured))
-    if prediction:
-        console.print(f'You predicted: {prediction}. What happened: {verdict.evidence}.\n', markup=False)
-    play(scene, cured)
+    answer(prediction, play_stage(scene, stages.stage_before(cured)))
+    play_stage(scene, cured)
     console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
     print(*coloured(step(stages.stage_before(cured), cured)), sep='\n', flush=True)
     console.print(f'\n[bold]Why:[/] {scene.why}')
@@ -156,10 +77,14 @@ def tell(scene):
 
 
 def main():
-    name = sys.argv[-1]
+    name, command = sys.argv[-1], os.environ.get('SERVER')
     if name not in SCENES:
         sys.exit(f'Name a bug: {", ".join(SCENES)}')
-    tell(SCENES[name])
+    if command:
+        prediction = predict(SCENES[name].question)
+        answer(prediction, play_own(SCENES[name], command))
+    else:
+        tell(SCENES[name])
 
 
 if __name__ == '__main__':

@@ -13,22 +13,17 @@ place of {port} in the command.
 The exit status is 0 if no bug was found, 1 if a question found a bug or could not be answered, and
 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
 """
-import errno
 import os
-import re
-import shlex
 import sys
 import textwrap
 import time
-from contextlib import suppress
 from functools import partial
-from itertools import pairwise
 
 from rich.text import Text
 
 from common import settings, stages
 from laboratory.experiments.hints import NO_STAGE, hint
-from laboratory.experiments.tables import EXPERIMENTS, due, questions
+from laboratory.experiments.tables import EXPERIMENTS, cure, due, questions
 from laboratory.experiments.verdicts import (
     BUG,
     NO_CHILD,
@@ -39,93 +34,17 @@ from laboratory.experiments.verdicts import (
     by_eintr,
     measure,
 )
-from laboratory.instruments import kernel
-from laboratory.instruments.client import REQUEST, connect, readable
-from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
+from laboratory.instruments.own import files_in, own_server, start_line, try_out, why_untested
+from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.terminal import STYLES, console, run
 
-SECONDS = 60  # for each question; more for a slow server
-SLOWEST = 5  # seconds that a reply may take
-BETWEEN = 1.5  # seconds that it may pause
 PATIENCE = 35  # seconds; the time limits of many servers are 30
-IN_USE = os.strerror(errno.EADDRINUSE)
-PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 150
-LIMITS = '; '.join([
-    'ulimit -n 256',  # descriptors of each process
-    'ulimit -f 20000',  # blocks of 512 bytes, in each file that it writes
-    '{ echo 5 > /proc/self/autogroup; } 2>/dev/null',  # so that a fork bomb does not starve us, see sched(7)
-])
-
-
-def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0):
-    """A ServerProcess that runs the reader's command, within bounds."""
-    port = str(free_port())
-    command = as_run(command, port, app, pep475)
-    env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
-    if app:  # run by the Python that has the frameworks
-        env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience)
-    command = ['sh', '-c', f'{LIMITS}; {command}']
-    return ServerProcess(command, env=env, bounds=bounds, pace=pace, patience=patience)
-
-
-def as_run(command, port, app, pep475):
-    """The reader's command with its port and its application (None or '' for none)."""
-    command = with_app(command.replace('{port}', port), app)
-    return heeding_pythonpath(command) if pep475 == 'off' else command
-
-
-def with_app(command, app):
-    """The command with the application where {app} stands, or behind it."""
-    if not app or '{app}' in command:
-        return command.replace('{app}', app or '')
-    # before a comment, and what would go on in the next line
-    return re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
-
-
-def heeding_pythonpath(command):
-    """The command with -s for Python's -I and -E, which would keep the accept() of Python 2 out."""
-    return re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
-
-
-def try_out(start, app):
-    """Be the first client; return the longest pause in the answer, in seconds. Raises ServerFailed."""
-    with start(app) as server:
-        server.pace = SLOWEST / 3  # until its first byte tells how slow it is
-        try:
-            client = connect(server)
-        except OSError as error:
-            refused = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
-            raise ServerFailed(refused, server.output()) from None
-        times, closed = [time.monotonic()], True
-        with client, suppress(ConnectionError):
-            client.sendall(REQUEST)
-            while closed := server.wait_until(partial(readable, client)):
-                if not client.recv(65536) or times[-1] - times[0] > SLOWEST:
-                    break
-                times.append(time.monotonic())
-                server.pace = BETWEEN / 3
-        if len(times) == 1:
-            ended = kernel.eventually(server.has_ended, 1)
-            raise ServerFailed('ended when its first client came' if ended else
-                               'closed the connection without an answer' if closed else
-                               f'did not answer a request within {SLOWEST} seconds', server.output())
-        return max(after - before for before, after in pairwise(times))
 
 
 def asked_for(stage):
     """The experiments that this stage passes; for the last one of a part, all of the part."""
     row, is_last = due(stage), stage == stages.stages_of(stage.part)[-1]
     return [experiment for experiment in questions(stage.part) if is_last or row[experiment.__name__] == PASS]
-
-
-def cure(name, part):
-    """The stage from which on the experiment of that name finds no bug, or None; part 2 cures its own."""
-    if name in {experiment.__name__ for experiment in EXPERIMENTS['part2']}:
-        part = stages.stages_of('part2')
-    bad = [stage for stage in part if due(stage)[name] == BUG]
-    after = part[part.index(bad[-1]) + 1:] if bad else []
-    return after[0] if after else None
 
 
 def report(experiment, verdict, part, command):
@@ -145,23 +64,6 @@ def report(experiment, verdict, part, command):
         cured = cure(experiment.__name__, part)
         if shown.cure != NO_STAGE and (shown.cure or cured):
             tell(f'cure: make diff-{shown.cure or cured.name}')
-
-
-def start_line(shown, command):
-    """What is typed to start the server for a hint, in a terminal of its own."""
-    pep475 = 'off' if shown.path == stages.PYTHON2_ACCEPT else 'on'
-    variables = 'PORT=8888 '
-    if shown.app:
-        variables += 'PATH=$PWD/.venv/bin:$PATH '
-    if shown.path:
-        variables += f'PYTHONPATH=$PWD/{shown.path} '
-    return variables + as_one_command(as_run(command, '8888', shown.app, pep475))
-
-
-def as_one_command(command):
-    """A command as it can stand behind variables; exec would replace the shell of the reader."""
-    plain = re.fullmatch(r'(?!(\S+=\S* )*exec )[\w./ =:-]+', command)
-    return command if plain else f'sh -c {shlex.quote(command)}'
 
 
 def summary(verdicts, goal):
@@ -233,12 +135,7 @@ def grade(command, goal):
 
 def changes(command):
     """When each file that the command names was changed."""
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:  # the shell will say what is wrong with it
-        words = command.split()
-    files = [word for word in words if os.path.isfile(word)]
-    return [(name, os.stat(name).st_mtime_ns) for name in files if os.path.exists(name)]
+    return [(path, os.stat(path).st_mtime_ns) for path in files_in(command) if os.path.exists(path)]
 
 
 def named_goal():
@@ -264,10 +161,7 @@ def main():
         try:
             status = 0 if grade(command, goal) else 1
         except ServerFailed as failed:
-            print(f'Your server could not be tested: it {failed}', file=sys.stderr)
-            if IN_USE in str(failed):
-                print('It is started anew for each question: listen on the port in PORT, or set SO_REUSEADDR '
-                      'before bind().', file=sys.stderr)
+            print(why_untested(failed), file=sys.stderr)
             status = 2
         if not watch:
             return status

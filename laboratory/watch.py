@@ -5,41 +5,21 @@
 When the server ends, the command waits for the next one. q ends the command. It gets everything
 from the kernel and never connects. It misses what comes and goes between two looks.
 """
-import os
-import select
-import sys
-import termios
 import time
-import tty
-from contextlib import contextmanager, suppress
 
 from rich.live import Live
 
 from common import settings
 from laboratory.instruments import kernel
-from laboratory.instruments.terminal import console, run
+from laboratory.instruments.terminal import Keys, console, run
 from laboratory.instruments.watching import Watch
 
 EVERY = 0.25  # seconds between two looks, at least
 SHARE = 0.2  # of one core, at most
+QUIT = ['q', 'Q']
 
 
-@contextmanager
-def keys():
-    """Gives pressed(seconds): whether q is pressed within that time."""
-    if not sys.stdin.isatty():
-        yield time.sleep
-        return
-    before = termios.tcgetattr(sys.stdin)
-    tty.setcbreak(sys.stdin)
-    try:
-        yield lambda seconds: bool(select.select([sys.stdin], [], [], seconds)[0]) and os.read(0, 1) in b'qQ'
-    finally:
-        with suppress(termios.error):  # the terminal is gone
-            termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
-
-
-def wait_for_server(port, pressed):
+def wait_for_server(port, keys):
     """The pid of the server on that port, once there is one; None when q is pressed."""
     if pid := kernel.who_listens(port):
         return pid
@@ -48,12 +28,12 @@ def wait_for_server(port, pressed):
         print(waiting, flush=True)
     with console.status(waiting):
         while not (pid := kernel.who_listens(port)):
-            if pressed(1):
+            if keys.pressed(1) in QUIT:
                 return None
     return pid
 
 
-def watch(pid, port, pressed):
+def watch(pid, port, keys):
     """Watch that server until it ends; return whether q was pressed."""
     seen = Watch(pid, port)
     if not console.is_terminal:
@@ -66,7 +46,7 @@ def watch(pid, port, pressed):
                 live.update(seen.screen(console.height), refresh=True)
             else:
                 print(*happened, sep='\n', end='\n' if happened else '', flush=True)
-            if pressed(max(EVERY, (time.process_time() - began) / SHARE)):
+            if keys.pressed(max(EVERY, (time.process_time() - began) / SHARE)) in QUIT:
                 return True
     console.print(f'The server, process {pid}, has ended.')
     return False
@@ -75,9 +55,9 @@ def watch(pid, port, pressed):
 def main():
     port = settings.port(lowest=1)
     try:
-        with keys() as pressed:
-            while pid := wait_for_server(port, pressed):
-                if watch(pid, port, pressed):
+        with Keys() as keys:
+            while pid := wait_for_server(port, keys):
+                if watch(pid, port, keys):
                     break
     except KeyboardInterrupt:
         pass  # Ctrl-C is a way to end this, as q is

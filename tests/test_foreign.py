@@ -9,7 +9,8 @@ from common.stages import ROOT
 from laboratory.experiments import part3, part4_stopping
 from laboratory.experiments.tables import EXPERIMENTS as ALL
 from laboratory.experiments.verdicts import measure
-from laboratory.grade import own_server, try_out
+from laboratory.instruments import kernel
+from laboratory.instruments.own import own_server, try_out
 from tests.test_cures import verdict as changed_verdict
 
 SERVERS = ROOT / 'tests/servers'
@@ -116,6 +117,32 @@ def test_a_leak_is_found(tmp_path, function, leak, seen):
                             part4_stopping.flat)
     assert found.outcome == 'bug', found
     assert seen in found.evidence
+
+
+LISTENS = """
+import os, signal, socket, struct, threading, time
+listen_socket = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))
+{}
+while True:
+    listen_socket.accept()
+"""
+
+
+@pytest.mark.skipif(not kernel.LINUX, reason='looks at /proc')
+@pytest.mark.parametrize(('line', 'waits'), [
+    ('', True),
+    ('os.fork()', True),
+    ('os.fork() and os.wait()', True),
+    ('listen_socket.settimeout(60)', False),
+    ('listen_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, struct.pack("qq", 60, 0))', False),
+    ('signal.signal(signal.SIGALRM, lambda *_: None)', False),
+    ('threading.Thread(target=time.sleep, args=[60]).start()', False),
+    ('os.fork() or time.sleep(60)', False),
+])
+def test_a_server_waits_for_others_if_no_clock_calls_it_back(tmp_path, line, waits):
+    (tmp_path / 'server.py').write_text(LISTENS.format(line))
+    with own_server(f'{sys.executable} {tmp_path}/server.py') as server:
+        assert server.waits_for_others() is waits
 
 
 def test_a_server_that_never_rests_is_still_judged():

@@ -8,7 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pexpect
@@ -18,10 +18,11 @@ import pytest
 from common.stages import ROOT, find_stage, stages_of
 from laboratory import grade
 from laboratory.experiments.hints import HINTS, VARIANTS, hint
-from laboratory.experiments.tables import EXPERIMENTS, questions
+from laboratory.experiments.tables import EXPERIMENTS, cure, questions
 from laboratory.experiments.verdicts import BUG, Verdict
 from laboratory.instruments import kernel, process
 from laboratory.instruments.client import exchange
+from laboratory.instruments.own import own_server, start_line
 from laboratory.instruments.process import ServerFailed, ServerProcess, free_port
 
 SERVERS = 'tests/servers'
@@ -107,7 +108,7 @@ def test_every_bug_has_a_hint():
     ('drip', 'part4', 'part4-v1.3'),
 ])
 def test_the_cure_of_a_bug_is_the_step_that_is_about_it(experiment, part, stage):
-    assert grade.cure(experiment, stages_of(part)).name == stage
+    assert cure(experiment, stages_of(part)).name == stage
 
 
 @pytest.mark.parametrize('part', ['part2', 'part3', 'part4'])
@@ -151,7 +152,7 @@ def test_what_a_hint_says_is_seen_when_it_is_typed(stage, told, shown, request, 
     for name in ('curl', 'telnet', 'ss', 'ps'):
         tool(name)
     port = str(free_port())
-    start = grade.start_line(told, f'{sys.executable} {find_stage(stage).server}').replace('8888', port)
+    start = start_line(told, f'{sys.executable} {find_stage(stage).server}').replace('8888', port)
     server = ServerProcess(['sh', '-c', start]).__enter__()
     request.addfinalizer(server.stop)
     typed = told.command.replace('8888', port)
@@ -173,7 +174,7 @@ def test_what_a_hint_says_is_seen_when_it_is_typed(stage, told, shown, request, 
     ('python3 s.py {app} --port {port}', 'python3 s.py flaskapp:app --port 8888'),
 ])
 def test_a_hint_says_how_to_start_the_server(command, typed):
-    assert grade.start_line(HINTS['hello'], command) == (
+    assert start_line(HINTS['hello'], command) == (
         f'PORT=8888 PATH=$PWD/.venv/bin:$PATH PYTHONPATH=$PWD/part2/apps {typed}')
 
 
@@ -228,6 +229,17 @@ def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, stat
     assert left_over(tmp_path) == []
 
 
+@pytest.mark.skipif(not kernel.LINUX, reason='only on Linux can we become the parent of a daemon')
+def test_two_servers_at_once_do_not_end_each_others_daemons(tmp_path):
+    command = copied('daemon.py', tmp_path)
+    with ExitStack() as first:
+        first.enter_context(own_server(command))
+        with own_server(command) as second:
+            first.close()
+            assert exchange(second).data.endswith(b'Hello, World!\n')
+    assert left_over(tmp_path) == []
+
+
 @pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_it_and_its_server(tmp_path, signum):
     grading = subprocess.Popen(
@@ -259,7 +271,7 @@ def left_over(folder):
     'PORT={{port}} {python} part3/v1.0/server.py',
 ])
 def test_the_shell_decides_what_a_command_is(command):
-    with grade.own_server(command.format(python=sys.executable)) as server:
+    with own_server(command.format(python=sys.executable)) as server:
         assert exchange(server).data.endswith(b'Hello, World!\n')
 
 
@@ -270,7 +282,7 @@ def test_the_shell_decides_what_a_command_is(command):
     ('python3 s.py {app} --quiet', 'python3 s.py x:app --quiet'),
 ])
 def test_the_application_is_appended_to_the_command(command, with_app):
-    assert grade.own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
+    assert own_server(command, app='x:app').command[-1].endswith(f'; {with_app}')
 
 
 @pytest.mark.long

@@ -85,6 +85,13 @@ def test_a_scene_shows_the_bug_the_cure_and_the_diff(name):
     assert status == 0
 
 
+def test_a_scene_shows_a_bug_of_the_readers_own_server_and_not_its_cure():
+    output, status = run_command('bug', 'zombie', SERVER=f'{sys.executable} part3/v1.1/server.py')
+    assert '<-- ended, not waited for' in output
+    assert output.endswith('bug: the child has answered and is a zombie\n\n')
+    assert status == 0
+
+
 def test_a_scene_on_a_terminal_asks_for_a_prediction(terminal):
     scene = terminal('bug', 'lost-signal')
     scene.expect_exact('24 children end at the same moment. How many zombies are left?')
@@ -104,7 +111,7 @@ def test_ctrl_d_skips_the_prediction(terminal):
 
 SERVER = f'{sys.executable} part3/v1.1/server.py'
 COMMANDS = {  # each command, with what it shows when it is in the midst of it
-    'bug': ('lost-signal', {'GUESS': 'no'}, 'have ended meanwhile'),
+    'bug': ('stuck-worker', {'GUESS': 'no'}, 'held up by'),
     'trace': (None, {'REQUEST': 'no', 'SERVER': SERVER}, 'Ctrl-C'),
     'grade': (None, {'SERVER': SERVER}, 'pass'),
     'matrix': (None, {'STAGE': 'part3-v1.1'}, 'Measuring'),
@@ -342,7 +349,7 @@ def test_what_a_client_or_server_sends_cannot_control_the_terminal():
     assert printable('a\x1b[2J\r\nb\x9bé') == 'a\\x1b[2J\\r\\nb\\x9bé'
 
 
-@pytest.mark.parametrize('name', ['bug-lost-signal', 'watch', 'trace'])
+@pytest.mark.parametrize('name', ['bug-lost-signal', 'learn-fails', 'learn-passes', 'watch', 'trace'])
 def test_the_readme_shows_every_picture(name):
     assert f'(pictures/{name}.svg)' in (ROOT / 'README.md').read_text()
     assert (ROOT / f'pictures/{name}.svg').read_text().startswith('<svg ')

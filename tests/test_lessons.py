@@ -9,10 +9,9 @@ from contextlib import suppress
 import pytest
 
 from common.stages import ROOT, all_stages, find_stage, stages_of
-from laboratory.bug import SCENES
 from laboratory.experiments.lessons import HINTS, PREDICTIONS
-from laboratory.experiments.tables import EXPERIMENTS
-from laboratory.grade import cure
+from laboratory.experiments.scenes import SCENES
+from laboratory.experiments.tables import EXPERIMENTS, cure
 from laboratory.instruments.process import ServerProcess, free_port
 
 MOST = 300  # characters of a hint

@@ -93,6 +93,7 @@ def test_a_taken_port_is_reported_in_one_line(serve, stage):
     (['diff-part3-v1.3', 'FROM=part3-v1.1'], 'Name one stage'),
     (['diff', 'FROM=part3-v1.1', 'TO=part9'], 'part9 is not a stage. The stages: part1, part2-v1.0'),
     (['diff-part3-v1.0'], 'part3-v1.0 is the first stage of its part'),
+    (['learn', 'FROM=part3-final'], 'FROM=part3-final: no lesson comes after that stage'),
     (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is not a number"),
 ])
 def test_what_is_wrong_is_reported_in_one_line(words, told):
@@ -118,7 +119,7 @@ def test_an_unknown_command_is_answered_with_a_list_of_the_known_ones(name, list
 
 
 MODULES = {path.stem: path for folder in ('common', 'laboratory') for path in (ROOT / folder).glob('*.py')}
-HELPS = ['bug', 'watch', 'trace', 'grade', 'matrix', 'bench', 'client', 'diff', 'readmes', 'pictures']
+HELPS = 'learn bug watch trace grade matrix bench client diff readmes pictures'.split()
 
 
 @pytest.mark.parametrize('command', HELPS)

@@ -19,9 +19,9 @@ from laboratory.experiments.apps import wsgi_probes
 from laboratory.experiments.hints import HINTS, VARIANTS, hint
 from laboratory.experiments.tables import expected
 from laboratory.experiments.verdicts import BUG, ENDED, NOT_TESTED, PASS, measure
-from laboratory.grade import own_server, start_line
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, OPEN, RST, Reply, connect, fetch, request, reset
+from laboratory.instruments.own import own_server, start_line
 from laboratory.instruments.process import ServerProcess, free_port, stage_server
 
 FRAMEWORKS = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where python3 has them

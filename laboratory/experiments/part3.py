@@ -101,7 +101,7 @@ def all_end(server):
 def reaps_later(server):
     """Whether no zombie is left after a while, or when one more client has come."""
     before = zombies(server)
-    if kernel.eventually(lambda: not zombies(server) & before, A_WHILE):
+    if server.comes_to(lambda: not zombies(server) & before, A_WHILE):
         return True
     answers(server)
     return server.wait_until(lambda: not zombies(server) & before)
@@ -129,6 +129,8 @@ def end_of_reply(server, tell=tell_nobody):
     for _ in range(4):
         verdict = end_of(exchange(server))
         if verdict.outcome == BUG:
+            server.let_rest()
+            tell('A client has had its reply, has waited for the end, and is gone')
             break
     return verdict
 
@@ -172,7 +174,7 @@ def descriptors(server, tell=tell_nobody):
     waiting = close_wait(server) - waiting_before
     tell(f'{number} more clients have come and gone')
     before = kernel.descriptors(pids) - left
-    if left > 0 and not kernel.eventually(lambda: kernel.descriptors(pids) <= before, A_WHILE):
+    if left > 0 and not server.comes_to(lambda: kernel.descriptors(pids) <= before, A_WHILE):
         left = come_and_go(server, number, pids)  # what a server keeps for the next clients may have been new
         if 0 < left < number:
             left = come_and_go(server, number, pids)

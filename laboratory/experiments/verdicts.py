@@ -27,7 +27,7 @@ EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 class Verdict(NamedTuple):
     outcome: str  # one of those above
     evidence: str  # what was seen
-    printed: list = ()  # the last lines of a server that has ended, or does not answer
+    printed: list = ()  # the last lines of a server that has a bug, has ended, or does not answer
 
 
 class NoAnswer(Exception):
@@ -84,6 +84,8 @@ def measure_with(app, experiment, start, tell):
             raise
         output = '\n'.join(failed.printed)
         verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
+    if verdict.outcome == BUG and not verdict.printed:
+        verdict = verdict._replace(printed=last_lines(output))
     missing = NO_FRAMEWORK.search(output)
     if missing and verdict.outcome != PASS:
         return Verdict(NOT_TESTED, f'with {app}: the Python of this server has no {missing[1]}')

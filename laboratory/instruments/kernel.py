@@ -1,9 +1,11 @@
 """What the kernel says of processes: their children, states, descriptors and connections."""
+import ctypes
 import itertools
 import os
 import re
 import resource
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -15,6 +17,7 @@ LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)
     'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
+PIDFD_GETFD = 438  # see pidfd_getfd(2)
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
 
 
@@ -124,6 +127,41 @@ def catches(pid, signum):
         if line.startswith('SigCgt:'):
             return bool(int(line.split()[1], 16) >> (signum - 1) & 1)
     return None
+
+
+def waits_for_others(pid):
+    """Whether the process does nothing until a client comes or a child ends (Linux, else False).
+
+    All its threads wait in accept() or wait(), and no clock calls them back.
+    """
+    waits = [read(f'{task}/wchan') for task in tasks(pid)]
+    if not waits or not set(waits) <= {'inet_csk_accept', 'do_wait'}:
+        return False
+    timed = catches(pid, signal.SIGALRM) is not False or read(f'/proc/{pid}/timers')
+    return not timed and ('inet_csk_accept' not in waits or not accepts_for_a_time(pid))
+
+
+def accepts_for_a_time(pid):
+    """Whether a socket of the process has a time limit, SO_RCVTIMEO, or may have one."""
+    files = seen(lambda: os.listdir(f'/proc/{pid}/fd'), [])
+    links = {fd: seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '') for fd in files}
+    try:
+        process = os.pidfd_open(pid)
+    except OSError:
+        return True
+    try:
+        return any(receives_for_a_time(process, int(fd)) for fd in links if links[fd].startswith('socket:'))
+    finally:
+        os.close(process)
+
+
+def receives_for_a_time(process, fd):
+    """The same for one descriptor of a process, which a descriptor of ours stands for: pidfd_open(2)."""
+    copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, fd, 0)
+    if copy < 0:
+        return True
+    with socket.socket(fileno=copy) as theirs:
+        return any(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
 
 
 def faults_of_the_reaped(pid):

@@ -15,6 +15,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
+import psutil
+
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
 
@@ -27,6 +29,7 @@ START = 20  # seconds in which it must listen, and print what is waited for
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
+started, starting = set(), threading.Lock()  # the pids of the servers that run now
 claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
 
 
@@ -97,11 +100,13 @@ class ServerProcess:
         self.folder = Path(self.temporary.name)
         self.env['PROBES'] = self.temporary.name
         self.strangers = kernel.children(os.getpid())
-        if self.bounds and kernel.LINUX:
-            ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
-        self.popen = subprocess.Popen(
-            self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        with starting:
+            if self.bounds and kernel.LINUX:
+                ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
+            self.popen = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+            started.add(self.popen.pid)
         try:
             self.wait_for(self.find_listener, 'listen')
             if self.bounds:
@@ -148,11 +153,17 @@ class ServerProcess:
         """The pids that it orphaned and that came to us; those that have ended are reaped."""
         if not self.bounds:
             return set()
-        ours = os.getpgrp()
-        children = kernel.children(os.getpid()) - self.strangers - {self.popen.pid}
+        with starting:
+            children = kernel.children(os.getpid()) - self.strangers - started
         for pid in kernel.zombies(children):
             kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
-        return {pid for pid in children if kernel.seen(lambda p=pid: os.getpgid(p), ours) != ours}
+        return set(filter(self.is_ours, children))
+
+    def is_ours(self, pid):
+        """Whether a child that nobody here has started is from this server, and not from another one."""
+        ours = os.getpgrp()
+        folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES', self.temporary.name)
+        return kernel.seen(lambda: os.getpgid(pid), ours) != ours and folder == self.temporary.name
 
     def family(self):
         """The pids of everything that it started, zombies too, parents first."""
@@ -201,9 +212,9 @@ class ServerProcess:
     def wait_until(self, condition, pause=kernel.LOOK_EVERY):
         """Wait until condition() is true; return whether it became so.
 
-        Gives up once the server has been at rest for REST seconds (or three times its pace), has
-        worked for WORK seconds of CPU (or the same), or after kernel.LIMIT. A busy machine, on
-        which it wants to run and cannot, makes the wait longer and not wrong.
+        Gives up once the server has been at rest for REST seconds (or three times its pace, where it
+        may go on by itself), has worked for WORK seconds of CPU (or the same), or after kernel.LIMIT.
+        A busy machine, on which it wants to run and cannot, makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
         first = before = None
@@ -213,11 +224,21 @@ class ServerProcess:
             first, now = used if first is None else first, time.monotonic()
             if not asleep or (family, used) != before:
                 before, calm_since = (family, used), now
-            if now - calm_since > max(REST, 3 * self.pace) or used - first > max(WORK, 3 * self.pace) \
-                    or now - begin > kernel.LIMIT:
+            calm = now - calm_since
+            at_rest = calm > max(REST, 3 * self.pace) or calm > REST and self.waits_for_others()
+            if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > kernel.LIMIT:
                 return False
             time.sleep(pause)
         return True
+
+    def waits_for_others(self):
+        """Whether nothing happens in it, as far as the kernel tells, until a client does something."""
+        return all(map(kernel.waits_for_others, self.processes()))
+
+    def comes_to(self, condition, seconds):
+        """Wait for so long, or until it waits for others; return whether condition() has become true."""
+        kernel.eventually(lambda: condition() or self.waits_for_others(), seconds)
+        return condition()
 
     def let_rest(self):
         """Wait until the server and its descendants have been at rest."""
@@ -256,7 +277,9 @@ class ServerProcess:
             if hasattr(self, 'guarding'):
                 self.guarding.join()  # or it would take the next server's processes for orphans of this one
             kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
-            if kernel.LINUX:
+        with starting:
+            started.discard(self.popen.pid)  # it may be stopped twice
+            if kernel.LINUX and not started:
                 ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
 

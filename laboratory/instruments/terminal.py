@@ -1,13 +1,19 @@
 """What the commands share: the console, and how they end."""
 import errno
 import os
+import select
 import signal
 import sys
+import termios
+import time
+import tty
+from contextlib import contextmanager, suppress
 
 from rich.console import Console
 
+from common import settings
 from laboratory.instruments import kernel
-from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.process import ServerFailed, printable
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
@@ -45,3 +51,63 @@ def end(signum, frame):
     for each in ENDINGS:
         signal.signal(each, lambda *_: None)
     raise KeyboardInterrupt(signum)
+
+
+def predict(question):
+    """Ask the reader on a terminal; return the answer, '' for none."""
+    ask = settings.choice('GUESS', 'yes', 'no') == 'yes'
+    console.print(question, style='bold')
+    if not ask or not console.is_terminal or not os.isatty(0):
+        return ''
+    sys.stdin.reconfigure(errors='replace')  # any key may be pressed
+    try:
+        return printable(console.input('Your prediction (Enter skips): ').strip())
+    except EOFError:  # Ctrl-D
+        return ''
+
+
+class Keys:
+    """The keys that the reader presses, one by one, without Enter: a context manager."""
+
+    def __enter__(self):
+        self.before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        self.take()
+        return self
+
+    def __exit__(self, *exc_info):
+        self.give_back()
+
+    def take(self):
+        if self.before:
+            tty.setcbreak(sys.stdin)
+
+    def give_back(self):
+        if self.before:
+            with suppress(termios.error):  # the terminal is gone
+                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.before)
+
+    @contextmanager
+    def line_by_line(self):
+        """The terminal as it was before, for as long as something else reads from it."""
+        self.typed()  # is no answer
+        self.give_back()
+        try:
+            yield
+        finally:
+            self.take()
+
+    def pressed(self, seconds):
+        """The next key within that time, '' for none; 'q' once the terminal is gone."""
+        if not self.before:
+            time.sleep(seconds)
+            return ''
+        if not select.select([sys.stdin], [], [], seconds)[0]:
+            return ''
+        return os.read(0, 1).decode(errors='replace') or 'q'
+
+    def typed(self):
+        """The keys that were pressed since the last time, when nobody asked for them."""
+        keys = ''
+        while (key := self.pressed(0)) and 'q' not in keys:
+            keys += key
+        return keys

@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laboratory.instruments import kernel
-from laboratory.instruments.process import printable
+from laboratory.instruments.process import last_lines, printable
 
 MEANING = {
     'zombie': 'ended, not waited for',
@@ -63,3 +63,20 @@ def connections(port, most=4):
         states = Counter(socket.status for socket, _ in found)
         add_row(rows, '...', '', '', '', mark=', '.join(f'{n} {state}' for state, n in states.items()))
     return rows
+
+
+def output(server, most=6):
+    """The last lines that a server printed; the error that ended it is marked."""
+    text = Text()
+    for line in last_lines(server.output(), most):
+        error = line.startswith('InterruptedError')
+        text.append(f'{line}  <-- EINTR\n' if error else f'{line}\n', 'bold red' if error else '')
+    text.rstrip()
+    return text
+
+
+VIEWS = {  # by name, of a running server
+    'processes': lambda server: processes(server.pid),
+    'connections': lambda server: connections(server.port),
+    'output': output,
+}

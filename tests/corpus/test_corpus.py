@@ -6,7 +6,7 @@ import pytest
 from common.stages import ROOT
 from laboratory.experiments.tables import EXPERIMENTS
 from laboratory.experiments.verdicts import measure
-from laboratory.grade import own_server, try_out
+from laboratory.instruments.own import own_server, try_out
 
 BIN = ROOT / '.venv-corpus/bin'
 CONCURRENT = 'pass, pass, pass, no child, no handler, no child, no child'

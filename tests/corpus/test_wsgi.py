@@ -13,7 +13,7 @@ from common.stages import ROOT
 from laboratory.experiments.part2 import EXPERIMENTS
 from laboratory.experiments.tables import EXPERIMENTS as ALL
 from laboratory.experiments.verdicts import measure
-from laboratory.grade import own_server, try_out
+from laboratory.instruments.own import own_server, try_out
 
 BIN = os.environ.get('CORPUS') or ROOT / '.venv-corpus/bin'
 COMMANDS = {  # those that are not in wsgi_servers.py

@@ -1,0 +1,85 @@
+"""The files that a reader edits: which they are, whether they were saved, whether Python can read them."""
+import os
+import time
+import warnings
+
+from laboratory.instruments.own import files_in
+from laboratory.instruments.process import printable
+
+EVERY = 0.2  # seconds between two looks
+
+
+def beside(path):
+    """The files in the folder of a file, itself too, without those that editors leave there."""
+    try:
+        with os.scandir(os.path.dirname(path)) as entries:
+            return [entry.path for entry in entries if entry.is_file()
+                    and not entry.name.startswith('.') and not entry.name.endswith('~')]
+    except OSError:  # the folder is gone
+        return []
+
+
+class Files:
+    """The files of a server, and when they were tested.
+
+    command    that starts it, and names some of them
+    folder     a relative path; of a named file below it, the files beside it count too
+    """
+
+    def __init__(self, command, folder):
+        self.named = [os.path.relpath(path) for path in files_in(command)]
+        self.folder = folder
+        self.tested, self.before, self.next = None, None, 0
+
+    def paths(self):
+        paths = set(self.named)
+        for path in self.named:
+            if path.startswith(f'{self.folder}/'):
+                paths.update(beside(path))
+        return sorted(paths)
+
+    def look(self):
+        """{path: when it was changed, and its size}; by the time, since a network has no other notice."""
+        found = {}
+        for path in self.paths():
+            try:
+                stat = os.stat(path)
+            except OSError:  # an editor is just replacing it
+                continue
+            found[path] = stat.st_mtime_ns, stat.st_size
+        return found
+
+    def note(self):
+        """From now on, only what is saved later counts."""
+        self.tested = self.look()
+
+    def were_saved(self):
+        """Whether they have changed and are whole: two looks, some time apart, show the same."""
+        if time.monotonic() < self.next:
+            return False
+        self.next = time.monotonic() + EVERY
+        now, before = self.look(), self.before
+        self.before = now
+        return now == before != self.tested
+
+    def problem(self):
+        """Why the server cannot run: a file is missing, or is no Python but should be; '' for no reason."""
+        there = self.look()
+        for path in self.named:
+            if path not in there:
+                return f'{path} is not there.'
+        return next(filter(None, (compiled(path) for path in there if path.endswith('.py'))), '')
+
+
+def compiled(path):
+    """Compile a file; return what is wrong with it: where, the line, and why."""
+    try:
+        with open(path, 'rb') as file, warnings.catch_warnings():
+            warnings.simplefilter('ignore')
+            compile(file.read(), path, 'exec', dont_inherit=True)
+    except SyntaxError as error:
+        where = f'{path}, line {error.lineno}:' if error.lineno else f'{path}:'
+        return f'{where}\n    {printable((error.text or "").strip())}\n{printable(error.msg)}'
+    except (ValueError, OSError) as error:  # a null character, or the file has just gone
+        return f'{path}: {error}'
+    return ''

@@ -1,0 +1,452 @@
+"""You write the server: it begins as a copy of a stage, and is tested whenever you save it.
+
+    make learn                       part 3, in my/server.py
+    PART=2 or PART=4                 part 2 or 4, in my/part2 or my/part4
+    FROM=part3-v1.2                  begins with a copy of that stage
+    SERVER='node my/server.js'       tests a server of your own, see make help-grade
+
+You see the first thing that is wrong with your server. Mend it, and save again. When a lesson passes,
+n goes on to the next one. The last line of the screen names all keys.
+
+Your files are never overwritten. To begin again, move them away.
+
+    GUESS=no                         asks for no predictions
+    PATIENCE=35                      the seconds in which your server has reached its time limits (part 4)
+
+In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
+not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
+"""
+import os
+import shlex
+import subprocess
+import sys
+from contextlib import suppress
+from functools import partial
+
+from rich.console import Group
+from rich.table import Table
+from rich.text import Text
+
+from common import settings, stages
+from common.diff import step
+from laboratory.experiments import course
+from laboratory.experiments.hints import hint
+from laboratory.experiments.lessons import HINTS, PREDICTIONS
+from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
+from laboratory.experiments.verdicts import RAISED
+from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
+from laboratory.instruments.process import PATIENCE, ServerFailed, printable
+from laboratory.instruments.saves import EVERY, Files
+from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
+
+MINE = 'my'  # the folder of what the reader writes
+FEW = 3  # complaints of an experiment that has more
+OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
+NEXT_LINE = ';\n    '
+LAST_LINES = 6  # of what a server printed
+DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
+WHAT_NOW = """\
+It is tested now, and again whenever you save it.
+You see the first thing that it does wrong: mend that, and save."""
+THE_END = {
+    'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
+    'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
+    'part4': 'How fast is it? make bench QUICK=1 compares it with others, see make help-bench.',
+}
+
+
+class Learner:
+    """Where a reader is: in which lesson, and what the last test of the server has found.
+
+    tasks      the lessons, see course.tasks()
+    command    that starts the server
+    folder     where its files are, '' if it is not a copy of a stage
+    number     of the lesson, from 0
+    patience   the seconds in which it reaches its time limits
+    """
+
+    def __init__(self, tasks, command, folder, number, patience):
+        self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
+        self.files = Files(command, MINE)
+        self.patience = patience
+        self.findings, self.untested, self.bad = [], '', None
+        self.is_placed, self.failed_last = False, None  # whether number is right, the experiment
+        self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
+
+    @property
+    def task(self):
+        return self.tasks[self.number]
+
+    @property
+    def is_last(self):
+        return self.number == len(self.tasks) - 1
+
+    @property
+    def passed(self):
+        return not self.bad and not self.untested
+
+    def test(self):
+        """Find the lesson that the reader is in, or test the server in this one."""
+        self.findings, self.bad = [], None
+        self.files.note()
+        self.untested = self.files.problem()
+        if self.untested:
+            return
+        try:
+            with console.status('does it serve?') as status:
+                examine = self.test_lesson if self.is_placed else self.find_lesson
+                examine(self.try_out(), status)
+        except ServerFailed as failed:
+            self.untested = why_untested(failed)
+        if self.bad and self.bad.experiment != self.failed_last:
+            self.failed_last, self.hints = self.bad.experiment, 0
+
+    def go_on(self):
+        """Begin the next lesson."""
+        self.number, self.failed_last = self.number + 1, None
+
+    def try_out(self):
+        """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
+        app = 'wsgiapp:app' if self.task.stage.arguments else None
+        first = []
+
+        def start(app):
+            first.append(own_server(self.command, app, patience=self.patience))
+            return first[0]
+        pace = try_out(start, app)
+        self.at_once = AT_ONCE if first[0].port == int(first[0].env['PORT']) else 1
+        return partial(own_server, self.command, pace=pace, patience=self.patience)
+
+    def find_lesson(self, start, status):
+        """Go to the first lesson that does not pass, or to the last one."""
+        status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
+        passes = self.take(course.find_at_once(self.task.experiments, start, self.at_once))
+        if passes and not self.is_last:
+            self.number, self.findings = self.number + 1, []
+            return self.find_lesson(start, status)
+        if passes:
+            self.test_earlier(start, status)
+        self.is_placed = True
+
+    def test_lesson(self, start, status):
+        """Test this lesson, what failed last time first; if it passes, test the earlier ones too."""
+        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != self.failed_last)
+
+        def tell(experiment):
+            status.update(f'{experiment.__doc__}?')
+        if self.take(course.find_in_order(in_order, start, tell)):
+            self.test_earlier(start, status)
+
+    def test_earlier(self, start, status):
+        status.update('this lesson passes; do the earlier ones still pass?')
+        self.take(course.find_at_once(self.task.earlier, start, self.at_once))
+
+    def take(self, findings):
+        """Keep what was found; return whether all of it is good."""
+        self.findings += findings
+        self.bad = next((finding for finding in findings if finding.is_bad), None)
+        return not self.bad
+
+    def view(self):
+        """What the reader should see of the last test, on one screen if it can be."""
+        for most in range(LAST_LINES, -1, -1):
+            shown = self.view_with(most)
+            if not console.is_terminal or len(console.render_lines(shown, pad=False)) < console.height:
+                break
+        return shown
+
+    def view_with(self, most):
+        """The same, with at most so many lines that the server has printed."""
+        number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
+        parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
+        if self.untested:
+            what, *lines = self.untested.splitlines()
+            return Group(*parts, Text(what), *shortened(lines, most))
+        parts += failure(self.bad, self.task, most) if self.bad else success(self)
+        if self.prediction:
+            parts.append(Text(f'You predicted: {self.prediction}'))
+        if self.bad:
+            told = HINTS[self.bad.experiment.__name__]
+            parts += [Text(f'\nHint {number} of {len(told)}: {words}', 'yellow')
+                      for number, words in enumerate(told[:self.hints], 1)][-1:]
+            if self.hints > len(told):
+                parts.append(Text('There are no more hints.', 'yellow'))
+        if self.at_once == 1:
+            parts.append(Text(f'\n{OWN_PORT}', 'dim'))
+        return Group(*parts)
+
+
+def few(evidence, between='; '):
+    """The evidence; of a long list of complaints the first ones."""
+    complaints = [complaint[:2 * console.width] for complaint in printable(evidence).split('; ')]
+    more = len(complaints) - FEW
+    return between.join([*complaints[:FEW], *[f'and {more} more'] * (more > 0)])
+
+
+def verdict_line(finding):
+    style = STYLES.get(finding.verdict.outcome, 'dim')
+    return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
+
+
+def failure(finding, task, most):
+    """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
+    if finding.experiment in task.earlier:
+        yield Text('This lesson passes, but your server has lost what it could do before.\n')
+    yield verdict_line(finding)
+    yield from map(Text, conditions(finding.experiment))
+    if finding.moments:
+        *before, (moment, seen) = finding.moments
+        yield Text('\n'.join(['', *(f'{earlier}.' for earlier, _ in before), f'{moment}:', '']))
+        if getattr(seen, 'row_count', 1):
+            yield seen
+    yield Text(f'\nWhat came: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
+    if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
+        yield from printed(finding.verdict, most)
+
+
+def conditions(experiment):
+    """What the reader has to know of how the server was started, in lines."""
+    if getattr(experiment, 'pep475', 'on') == 'off':
+        yield '     with the accept() of Python 2, which fails when a signal comes'
+    for name, value in getattr(experiment, 'env', {}).items():
+        yield f'     with {name}={value} in its environment, a number of seconds'
+
+
+def printed(verdict, most):
+    """The last lines that a server printed, if it has raised an error or ended."""
+    lines = [line.rstrip() for line in verdict.printed]
+    raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
+    if raised:
+        lines = lines[:raised[-1] + 1]
+    if raised or verdict.outcome in course.NO_VERDICT:
+        shown = shortened(lines, most)
+        yield from [Text('It printed:'), *shown] if shown else [Text('It printed nothing.')] * (not lines)
+
+
+def shortened(lines, most):
+    """The last lines, none of which takes more than two lines of the screen."""
+    return [Text(line[:2 * console.width]) for line in lines[max(0, len(lines) - most):]]
+
+
+def success(learner):
+    for finding in learner.findings[:len(learner.task.experiments)]:
+        yield verdict_line(finding)
+        yield Text(f'      {few(finding.verdict.evidence)}\n', 'dim')
+    if learner.is_last:
+        part = learner.task.stage.part
+        yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
+    else:
+        yield Text('This lesson passes, and so do the earlier ones.', 'bold green')
+
+
+class Screen:
+    """The loop in a terminal: shows the last test, waits for a key or until a file is saved."""
+
+    def __init__(self, learner, keys):
+        self.learner, self.keys, self.size, self.ended = learner, keys, None, False
+
+    def commands(self):
+        """{key: (its name, what it does)} of those that make sense now."""
+        learner = self.learner
+        found = {'r': ('run again', self.test)}
+        if learner.bad:
+            found['h'] = 'hint', self.hint
+        if learner.passed:
+            found['d'] = 'diffs', self.diff
+            if not learner.is_last:
+                found['n'] = 'next lesson', self.next
+        if not learner.untested:
+            found['s'] = 'scene', self.scene
+            found['t'] = 'trace', self.trace
+        return {**found, 'q': ('quit', self.quit)}
+
+    def show(self):
+        """Draw the last test, and the keys in the last line."""
+        view = self.learner.view()
+        self.size = console.size
+        console.clear()
+        console.print(view)
+        lines = len(console.render_lines(view, pad=False))
+        console.print('\n' * (console.height - 1 - lines), end='')
+        self.show_keys()
+
+    def show_keys(self, back=False):
+        names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
+        names += ['[bold]Enter[/] back'] * back
+        console.print('   '.join(names), end='', soft_wrap=True)
+
+    def test(self):
+        is_new = not self.learner.is_placed
+        if self.size:  # else there is the first text still
+            console.clear()
+        self.learner.test()
+        if is_new and self.learner.bad:
+            self.predict()
+        self.show()
+        if 'q' in self.keys.typed():  # other keys were meant for the last screen
+            self.quit()
+
+    def quit(self):
+        self.ended = True
+
+    def hint(self):
+        self.learner.hints += 1
+        self.show()
+
+    def next(self):
+        self.learner.go_on()
+        console.clear()
+        self.predict()
+        self.test()
+
+    def predict(self):
+        with self.keys.line_by_line():
+            self.learner.prediction = predict(PREDICTIONS[self.learner.task.stage.name])
+
+    def diff(self):
+        console.clear()
+        console.print(both_diffs(self.learner))
+        self.show_keys(back=True)
+
+    def about(self):
+        """The experiment that a scene or a trace should be about."""
+        return (self.learner.bad or self.learner.findings[0]).experiment
+
+    def scene(self):
+        name = course.scene_of(self.about())
+        if name:
+            return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
+        console.clear()
+        console.print('There is no scene about this.')
+        if self.learner.bad:
+            shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
+            command = self.learner.command.replace(shlex.quote(sys.executable), 'python3')
+            console.print(f'Start: {start_line(shown, command)}\nType:  {shown.command}\n',
+                          markup=False, soft_wrap=True)
+        self.show_keys(back=True)
+
+    def trace(self):
+        experiment = self.about()
+        command = with_app(self.learner.command, 'wsgiapp:app' if self.learner.task.stage.arguments else None)
+        self.run_command(['laboratory.trace'], {
+            'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
+
+    def run_command(self, words, env):
+        """Run another command on this terminal, to its end."""
+        console.clear()
+        with self.keys.line_by_line():
+            command = subprocess.Popen([sys.executable, '-m', *words], env={**os.environ, **env})
+            try:
+                command.wait()
+            except BaseException:
+                command.terminate()  # it cleans up, as we do
+                command.wait()
+                raise
+        self.show_keys(back=True)
+
+    def loop(self):
+        while not self.ended:
+            key = self.keys.pressed(EVERY).lower()
+            if self.learner.files.were_saved():
+                self.learner.prediction = ''
+                self.test()
+            elif key in self.commands():
+                self.commands()[key][1]()
+            elif key or console.size != self.size:  # back from a diff, or in another size
+                self.show()
+
+
+def both_diffs(learner):
+    """What the reader has changed since the stage before, and what we have; side by side if there is room."""
+    after = learner.task.stage
+    before = stages.stage_before(after)
+    diffs = {f'Ours: make diff-{after.name}': step(before, after)}
+    if learner.folder:
+        yours = stages.Stage('yours', learner.folder)
+        diffs = {f'Yours, compared with {before.name}:': step(before, yours), **diffs}
+    texts = []
+    for title, lines in diffs.items():
+        text = Text.assemble((f'{title}\n\n', 'bold'))
+        for line in lines:
+            text.append(f'{printable(line.expandtabs(4))}\n', DIFF_STYLES.get(line[:1], ''))
+        texts.append(text)
+    widths = [max(map(len, text.plain.splitlines())) for text in texts]
+    if sum(widths) + 3 > console.width:
+        return Group(*texts)
+    table = Table.grid(padding=(0, 3, 0, 0))
+    table.add_row(*texts)
+    return table
+
+
+def chosen():
+    """The part and the stage to begin with, as PART and FROM name them; exits with one line."""
+    part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('FROM')
+    if not name:
+        return f'part{part}', stages.stage_before(course.tasks(f'part{part}')[0].stage)
+    stage = stages.find_stage(name)
+    if stage.part not in EXPERIMENTS:
+        sys.exit(f'FROM={name}: there are no lessons for it, only for parts 2, 3 and 4')
+    if os.environ.get('PART') and stage.part != f'part{part}':
+        sys.exit(f'PART={part} FROM={name}: that stage belongs to part {stage.part[-1]}')
+    if first_after(stage) is None:
+        sys.exit(f'FROM={name}: no lesson comes after that stage')
+    return stage.part, stage
+
+
+def first_after(stage):
+    """The number of the first lesson after a stage, None for none."""
+    order = stages.stages_of(stage.part)
+    later = [task.stage for task in course.tasks(stage.part) if order.index(task.stage) > order.index(stage)]
+    return len(course.tasks(stage.part)) - len(later) if later else None
+
+
+def copied(stage, folder):
+    """Copy a stage into that folder of the root, if no server.py is there; return the names of the copies."""
+    folder = stages.ROOT / folder
+    try:
+        if os.path.lexists(folder / 'server.py'):
+            return []
+        folder.mkdir(parents=True, exist_ok=True)
+        names = [name for name in stage.files if not os.path.lexists(folder / name)]
+        for name in names[::-1]:  # server.py last
+            with open(folder / name, 'x') as copy:
+                copy.write((stages.ROOT / stage.folder / name).read_text())
+        return names
+    except OSError as error:
+        sys.exit(f'cannot write into {folder}: {error.strerror}')
+
+
+def main():
+    os.chdir(stages.ROOT)
+    part, stage = chosen()
+    patience = settings.positive('PATIENCE', PATIENCE)
+    settings.choice('GUESS', 'yes', 'no')
+    command, folder, number = os.environ.get('SERVER'), '', 0
+    if command:
+        begin = f'Your server is {command}.'
+    else:
+        folder = MINE if part == 'part3' else f'{MINE}/{part}'
+        command = f'{shlex.quote(sys.executable)} {folder}/server.py'
+        names = copied(stage, folder)
+        begin = f'{folder}/server.py is there already, and is used as it is.'
+        if names:
+            number = first_after(stage)
+            begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
+    learner = Learner(course.tasks(part), command, folder, number, patience)
+    console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
+    if not (console.is_terminal and sys.stdin.isatty()):
+        learner.test()
+        console.print(learner.view())
+        return 2 if learner.untested else 1 if learner.bad else 0
+    with Keys() as keys:
+        screen = Screen(learner, keys)
+        try:
+            screen.test()
+            screen.loop()
+        finally:
+            with suppress(OSError):  # the terminal is gone
+                print(flush=True)
+
+
+if __name__ == '__main__':
+    run(main)
