@@ -1,8 +1,11 @@
 """Part 4 from v2.0 on: what an event loop, application threads and a graceful stop owe to clients."""
+import contextlib
+import errno
 import os
 import pty
 import re
 import signal
+import socket
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -46,6 +49,18 @@ def app(environ, start_response):
     start_response('200 OK', [('Content-Type', 'text/plain')])
     while True:
         yield b'x' * 50_000
+'''
+
+LARGE_THEN_WAITS = '''
+import os
+def app(environ, start_response):
+    write = start_response('200 OK', [])
+    if environ['PATH_INFO'] == '/write':
+        write(b'x' * 10_000_000)
+    else:
+        yield b'x' * 10_000_000
+    with open(os.environ['PROBES'] + '/fifo') as fifo:
+        fifo.read()
 '''
 
 ENDLESS_OR_NOT = '''
@@ -122,6 +137,20 @@ def test_a_request_waits_when_all_threads_are_busy(serve, stage):
 
 
 @pytest.mark.parametrize('stage', THREADED)
+def test_all_requests_that_wait_for_a_thread_are_served_once_one_is_free(serve, stage, tmp_path):
+    server = with_app(serve, stage, tmp_path, HOLDS_OR_WAITS, THREADS='1')
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(server)) for _ in range(6)]
+        with fifo(server):
+            clients[0].sendall(request('GET', '/wait'))
+            server.wait_for_output('waiting')
+            for client in clients[1:]:
+                client.sendall(GET)
+            server.let_rest()
+        assert [read_reply(client, server).status for client in clients] == [200] * 6
+
+
+@pytest.mark.parametrize('stage', THREADED)
 def test_a_request_whose_end_and_deadline_come_together_runs_one_application(serve, stage, tmp_path):
     server = with_app(serve, stage, tmp_path, HOLDS_OR_WAITS, REQUEST_TIMEOUT='1')
     (worker,) = workers(server)
@@ -166,6 +195,73 @@ def test_an_endless_response_that_is_not_read_costs_no_thread_of_the_pool(serve,
         server.let_rest()
         assert kernel.anonymous_memory([worker]) - before < 3_000_000  # bytes
         assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads)  # SEND_TIMEOUT ends them
+
+
+@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('path', ['/yield', '/write'])
+def test_a_block_goes_out_to_its_end_while_the_application_waits(serve, stage, path, tmp_path):
+    server = with_app(serve, stage, tmp_path, LARGE_THEN_WAITS)
+    with fifo(server), connect(server) as client:
+        client.settimeout(kernel.LIMIT)
+        client.sendall(request('GET', path))
+        size = 0
+        while size < 10_000_000:
+            data = client.recv(65536)
+            assert data
+            size += len(data)
+
+
+@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('base', ['', '(list)'])
+def test_a_response_is_sent_to_its_end_though_close_fails(serve, stage, base, tmp_path):
+    source = (
+        f'class Body{base}:\n'
+        '    def __iter__(self):\n'
+        '        yield b"x" * 10_000_000\n'
+        '    def close(self):\n'
+        '        raise RuntimeError\n'
+        'def app(environ, start_response):\n'
+        '    start_response("200 OK", [("Content-Length", "10000000")])\n'
+        '    return Body()\n')
+    server = with_app(serve, stage, tmp_path, source)
+    with connect(server) as client:
+        client.sendall(GET)
+        assert len(read_reply(client, server).body) == 10_000_000
+
+
+@pytest.mark.parametrize('stage', THREADED)
+def test_two_generators_that_wait_for_a_moment_wait_at_the_same_time(serve, stage, tmp_path):
+    source = (
+        'import time\n'
+        'running = []\n'
+        'def app(environ, start_response):\n'
+        '    start_response("200 OK", [])\n'
+        '    running.append(1)\n'
+        '    most = len(running)\n'
+        '    time.sleep(0.002)\n'
+        '    running.pop()\n'
+        '    yield b"%d" % most\n')
+    server = with_app(serve, stage, tmp_path, source)
+
+    def be_client(_):
+        with connect(server) as client:
+            for _ in range(40):
+                client.sendall(asking('GET', '/'))
+                yield read_next(client, server).body
+    with ThreadPoolExecutor(2) as pool:
+        assert b'2' in sum(pool.map(list, map(be_client, range(2))), [])
+
+
+def test_a_client_that_takes_no_more_of_a_list_is_reset(serve, tmp_path):
+    source = (
+        'def app(environ, start_response):\n'
+        '    start_response("200 OK", [])\n'
+        '    return [b"x" * 10_000_000, b"y"]\n')
+    server = with_app(serve, STAGES[-1], tmp_path, source, SEND_TIMEOUT='0.2')
+    with connect(server) as deaf:
+        deaf.sendall(b'GET / HTTP/1.0\r\n\r\n')  # the end of the connection is the end of its response
+        errors = iter(lambda: deaf.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), None)
+        assert kernel.eventually(lambda: next(errors) == errno.ECONNRESET)
 
 
 @pytest.mark.parametrize('stage', THREADED)
@@ -334,6 +430,23 @@ def test_a_second_signal_does_not_cut_off_what_the_first_one_lets_finish(serve, 
     assert server.popen.wait(kernel.LIMIT) == 0
 
 
+@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('last', ['return [b"x"]', 'yield b"x"'])
+def test_a_child_of_the_application_that_returns_answers_nobody(serve, stage, last, tmp_path):
+    source = (
+        'import os\n'
+        'def app(environ, start_response):\n'
+        '    if os.fork():\n'
+        '        os.wait()\n'
+        '    start_response("200 OK", [])\n'
+        f'    {last}\n')
+    server = with_app(serve, stage, tmp_path, source)
+    with connect(server) as client:
+        client.sendall(GET)
+        first = read_reply(client, server)
+        assert (first.status, first.body, first.data.count(b'HTTP/1.1 ')) == (200, b'x', 1)
+
+
 @pytest.mark.parametrize('stage', GRACEFUL)
 def test_a_child_of_the_application_has_no_part_in_the_signals_of_its_worker(serve, stage, tmp_path):
     source = (
@@ -354,6 +467,27 @@ def test_a_child_of_the_application_has_no_part_in_the_signals_of_its_worker(ser
     before = workers(server)
     assert get(server, '/').body == b'-15'
     assert workers(server) == before
+
+
+@pytest.mark.parametrize('stage', GRACEFUL)
+def test_a_signal_to_a_new_worker_is_none_to_its_supervisor(serve, stage, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import os, time\n'
+        'def pause():\n'
+        f'    while os.path.exists({str(tmp_path / "pause")!r}):\n'
+        '        time.sleep(0.01)\n'
+        'os.register_at_fork(after_in_child=pause)\n')
+    server = with_app(serve, stage, tmp_path, REPLY % 'one')
+    old = workers(server)
+    (tmp_path / 'pause').touch()
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: kernel.children(server.pid) - old)
+    (new,) = kernel.children(server.pid) - old
+    os.kill(new, signal.SIGTERM)
+    server.let_rest()
+    (tmp_path / 'pause').unlink()
+    server.wait_for_output(f'worker {new} has ended: -15')
+    assert get(server, '/').body == b'one'
 
 
 @pytest.mark.parametrize('stage', GRACEFUL)

@@ -30,11 +30,11 @@ SEND_TIMEOUT = float(os.environ.get('SEND_TIMEOUT') or 10)  # seconds in which a
 APP_TIMEOUT = float(os.environ.get('APP_TIMEOUT') or 30)  # seconds for the application, to return or yield
 STOP_TIMEOUT = float(os.environ.get('STOP_TIMEOUT') or 10)  # seconds to finish what has begun, after SIGTERM
 LINGER = 0.5  # seconds in which a client may still send, once it has its response or the worker stops
-OUTPUT_BUFFER = 64 * 1024  # bytes; an application that has written more waits for its client
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than SEND_TIMEOUT to make room in
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
 TAKE_OVER = 0.005  # seconds in an application after which another thread runs the loop
 SLOW = 0.0002  # seconds; after an application that takes longer, the next one begins without the loop
 LEADER = object()  # the event for which a task waits that only the leader may go on with
@@ -59,7 +59,8 @@ class WSGIServer:
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""
         self.lifeline, self.supervisor_end = os.pipe()
         self.signals = signal_socket(signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-        os.register_at_fork(after_in_child=default_signals)
+        os.register_at_fork(
+            before=hold_signals, after_in_parent=release_signals, after_in_child=default_signals)
         has_terminal = os.isatty(0)
         self.workers = {}  # {pid: when it was forked}
         self.outdated = []  # pids of those that have to be replaced, one after the other
@@ -186,11 +187,11 @@ class WSGIServer:
     def become_leader(self):
         """Wait until the leader leaves the loop, or stays away from it for TAKE_OVER seconds."""
         with self.change:
-            if self.leader and self.followers == THREADS:
+            if self.leader and self.followers >= THREADS:
                 return False
             self.followers += 1
             if self.waiting:
-                self.wake_up(self.waiting.popleft())
+                self.wake_up()
         with self.next_in_line, self.change:
             while self.leader:
                 began = self.began
@@ -216,11 +217,11 @@ class WSGIServer:
                 return False
             self.began = time.monotonic()
             self.running[connection] = self.began + APP_TIMEOUT
-            if not self.is_watched:
+            if self.app_is_slow:
+                self.leave_loop()
+            elif not self.is_watched:
                 self.is_watched = True
                 self.change.notify()
-        if self.app_is_slow:
-            self.leave_loop()
         return True
 
     def end_call(self, connection):
@@ -235,8 +236,8 @@ class WSGIServer:
     def run_loop(self):
         """Run each task when its socket is ready or its time has come, until another thread leads."""
         while self.connections or not self.is_stopping:
-            while self.ready:
-                if not self.run_task(self.ready.popleft()):
+            while queue := self.waiting if self.waiting and self.followers else self.ready:
+                if not self.run_task(queue.popleft()):
                     return
             self.find_ready()
         self.has_stopped.set()
@@ -270,7 +271,8 @@ class WSGIServer:
         self.tasks[sock] = task, None, FOREVER
         event, when = next(task, (None, None))
         if event is LEADER:
-            self.wake_up(sock)
+            self.ready.append(sock)
+            self.wake_up()
             return False
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
@@ -291,9 +293,8 @@ class WSGIServer:
             yield selectors.EVENT_READ, FOREVER
             self.woken_socket.recv(4096)
 
-    def wake_up(self, sock):
-        """Have the leader run the task of that socket, soon; called in any thread."""
-        self.ready.append(sock)
+    def wake_up(self):
+        """Have the leader look for tasks that can run now; called in any thread."""
         with contextlib.suppress(BlockingIOError):  # so many bytes are there that one more is not needed
             self.wake_up_socket.send(b'\0')
 
@@ -353,15 +354,15 @@ class Connection:
         self.client_fd, self.client_addr = client_fd, client_addr
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
-        self.is_idle, self.is_kept = True, False
+        self.is_idle = True
 
     def handle_client(self):
         try:
             while (yield from self.handle_one_request()):
-                self.is_kept = True
+                pass
             yield from self.finish_connection()
         except HangUp:
-            if self.response.headers_sent and not self.response.finished:
+            if self.unsent or self.response.headers_sent and not self.response.finished:
                 # RST instead of FIN, or half a response would look whole; see socket(7)
                 with contextlib.suppress(OSError):  # on macOS, where the client has reset it
                     self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
@@ -386,6 +387,8 @@ class Connection:
             if not self.response.finished:
                 yield from self.send(self.response.error(
                     '500 Internal Server Error', 'the server or its application failed'))
+        if self.unsent:
+            yield from self.send(b'')
         return self.response.keep_alive
 
     def read_request(self):
@@ -398,8 +401,7 @@ class Connection:
             if step:
                 yield from self.send(step)
             try:
-                data = yield from self.when_ready(
-                    selectors.EVENT_READ, deadline, self.client_fd.recv, 65536, wait_first=self.is_kept)
+                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)
             except TimeoutError:
                 if self.is_idle:
                     raise HangUp from None
@@ -415,48 +417,55 @@ class Connection:
         """Run the application, and send what it returns."""
         while not self.server.begin_call(self):
             yield None, FOREVER
+        began = time.monotonic()
         try:
             self.call_application(request)
         finally:
             self.leave_if_forked()
+            self.server.app_is_slow = time.monotonic() - began > SLOW
             if not self.server.end_call(self):
                 yield LEADER, FOREVER
-        if self.unsent:
-            yield from self.send(b'')
 
     def call_application(self, request):
         self.has_waited = self.hung_up = False
         env = get_environ(self.server.environ, request, self.client_addr)
-        began = time.monotonic()
         result = self.server.application(env, self.response.start_response)
-        self.server.app_is_slow = time.monotonic() - began > SLOW
         if self.server.is_stopping:
             self.response.keep_alive = False
+        is_whole = isinstance(result, list | tuple)  # then the application has nothing more to do
         with contextlib.closing(self.response.finish_response(result)) as blocks:
             for data in blocks:
-                self.write(data)
+                if is_whole:
+                    self.unsent += data
+                else:
+                    self.write(data)
         if self.hung_up:
             raise HangUp
 
     def write(self, data):
-        """Send what the application has written, as far as the client takes it now; the rest comes later."""
+        """Send what the application has written, before it goes on (PEP 3333, Buffering and Streaming)."""
         self.leave_if_forked()
         if self.hung_up:
             raise HangUp
-        while len(self.unsent) > OUTPUT_BUFFER:
-            self.wait_for_client()
-            self.send_some()
         self.unsent += data
         self.send_some()
+        while self.unsent:
+            self.wait_for_client()
+            if not self.send_some():
+                self.hung_up = True
+                raise HangUp
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
 
     def send_some(self):
+        """Return whether the client takes some bytes now."""
         try:
             del self.unsent[:self.client_fd.send(self.unsent)]
         except BlockingIOError:
-            pass
+            return False
         except OSError as error:
+            self.hung_up = True
             raise HangUp from error
+        return True
 
     def wait_for_client(self):
         """Wait until the client takes some bytes, in a thread whose place another one takes."""
@@ -467,10 +476,8 @@ class Connection:
             self.server.start_thread()
         poll = select.poll()
         poll.register(self.client_fd, select.POLLOUT)
-        self.hung_up = not poll.poll(SEND_TIMEOUT * 1000)
+        poll.poll(SEND_TIMEOUT * 1000)
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
-        if self.hung_up:
-            raise HangUp
 
     def leave_if_forked(self):
         if os.getpid() != self.server.worker:
@@ -487,10 +494,10 @@ class Connection:
                 raise HangUp from None
             del self.unsent[:size]
 
-    def when_ready(self, event, deadline, call, argument, wait_first=False):
+    def when_ready(self, event, deadline, call, argument):
         """Return what recv() or send() returns once it need not wait; raises TimeoutError."""
         self.deadline = deadline
-        if wait_first:
+        if event == selectors.EVENT_READ:  # what comes next is hardly ever there already
             yield event, self.deadline
         while True:
             is_late = time.monotonic() >= self.deadline  # asked first: what has come by now is in time
@@ -508,9 +515,9 @@ class Connection:
         reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
         with contextlib.suppress(OSError):
-            self.client_fd.shutdown(socket.SHUT_WR)
             if self.request and not (self.request.keep_alive or self.request.body or self.received):
                 return  # it has asked to close, and so has nothing more to say
+            self.client_fd.shutdown(socket.SHUT_WR)
             while (yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)):
                 pass
 
@@ -545,11 +552,21 @@ def signal_socket(*numbers):
     return reading
 
 
+def hold_signals():
+    """Have signals wait: one for a new child would be read by its parent, whose socket it still has."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def release_signals():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def default_signals():
     """Have signals do what they do by default: a child has nothing to do with those of its parent."""
     signal.set_wakeup_fd(-1)
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    release_signals()
 
 
 def check_application(path):

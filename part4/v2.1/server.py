@@ -196,7 +196,7 @@ class Connection:
                 pass
             yield from self.finish_connection()
         except HangUp:
-            if self.response.headers_sent and not self.response.finished:
+            if self.unsent or self.response.headers_sent and not self.response.finished:
                 # RST instead of FIN, or half a response would look whole; see socket(7)
                 with contextlib.suppress(OSError):  # on macOS, where the client has reset it
                     self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))

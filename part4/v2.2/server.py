@@ -35,6 +35,7 @@ SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer tha
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
 
 
 class WSGIServer:
@@ -55,7 +56,8 @@ class WSGIServer:
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""
         self.lifeline, self.supervisor_end = os.pipe()
         self.signals = signal_socket(signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-        os.register_at_fork(after_in_child=default_signals)
+        os.register_at_fork(
+            before=hold_signals, after_in_parent=release_signals, after_in_child=default_signals)
         has_terminal = os.isatty(0)
         self.workers = {}  # {pid: when it was forked}
         self.outdated = []  # pids of those that have to be replaced, one after the other
@@ -270,7 +272,7 @@ class Connection:
                 pass
             yield from self.finish_connection()
         except HangUp:
-            if self.response.headers_sent and not self.response.finished:
+            if self.unsent or self.response.headers_sent and not self.response.finished:
                 # RST instead of FIN, or half a response would look whole; see socket(7)
                 with contextlib.suppress(OSError):  # on macOS, where the client has reset it
                     self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
@@ -450,11 +452,21 @@ def signal_socket(*numbers):
     return reading
 
 
+def hold_signals():
+    """Have signals wait: one for a new child would be read by its parent, whose socket it still has."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def release_signals():
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def default_signals():
     """Have signals do what they do by default: a child has nothing to do with those of its parent."""
     signal.set_wakeup_fd(-1)
-    for number in signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD:
+    for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
+    release_signals()
 
 
 def check_application(path):
