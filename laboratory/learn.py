@@ -16,6 +16,7 @@ Your files are never overwritten. To begin again, move them away.
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
 """
+import math
 import os
 import shlex
 import subprocess
@@ -24,6 +25,7 @@ from contextlib import suppress
 from functools import partial
 
 from rich.console import Group
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -151,7 +153,7 @@ class Learner:
         """What the reader should see of the last test, on one screen if it can be."""
         for most in range(LAST_LINES, -1, -1):
             shown = self.view_with(most)
-            if not console.is_terminal or len(console.render_lines(shown, pad=False)) < console.height:
+            if not console.is_terminal or height(shown) < console.height:
                 break
         return shown
 
@@ -167,13 +169,26 @@ class Learner:
             parts.append(Text(f'You predicted: {self.prediction}'))
         if self.bad:
             told = HINTS[self.bad.experiment.__name__]
-            parts += [Text(f'\nHint {number} of {len(told)}: {words}', 'yellow')
-                      for number, words in enumerate(told[:self.hints], 1)][-1:]
+            if self.hints:
+                last = min(self.hints, len(told))
+                parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
             if self.hints > len(told):
                 parts.append(Text('There are no more hints.', 'yellow'))
         if self.at_once == 1:
             parts.append(Text(f'\n{OWN_PORT}', 'dim'))
         return Group(*parts)
+
+
+def height(shown):
+    """How many lines of the terminal it takes; a command may be longer than one of them."""
+    lines = console.render_lines(shown, pad=False)
+    return sum(max(1, math.ceil(Segment.get_line_length(line) / console.width)) for line in lines)
+
+
+def hint_lines(words):
+    """A hint, whose commands are left in one piece, as they are typed."""
+    return [Text(line, 'yellow', no_wrap=line.startswith('    '), overflow='ignore')
+            for line in words.splitlines()]
 
 
 def few(evidence, between='; '):
@@ -265,9 +280,8 @@ class Screen:
         view = self.learner.view()
         self.size = console.size
         console.clear()
-        console.print(view)
-        lines = len(console.render_lines(view, pad=False))
-        console.print('\n' * (console.height - 1 - lines), end='')
+        console.print(view, crop=False)
+        console.print('\n' * (console.height - 1 - height(view)), end='')
         self.show_keys()
 
     def show_keys(self, back=False):

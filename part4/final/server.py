@@ -161,8 +161,8 @@ class WSGIServer:
         self.waiting = collections.deque()  # sockets of requests for which there is no thread
         self.next_in_line, self.change = threading.Lock(), threading.Condition()
         self.leader, self.followers = None, 0
-        self.began = None  # when the leader began to run the application, if it does
-        self.is_watched = False  # whether a follower looks how long that takes
+        self.is_calling, self.began = False, 0  # whether the leader is in the application, and since when
+        self.is_watched = False  # whether the next in line looks how long that takes
         self.app_is_slow = False  # whether it took long the last time
         self.start_task(self.listen_socket, self.accept_clients())
         self.start_task(self.woken_socket, self.take_wake_ups())
@@ -195,10 +195,11 @@ class WSGIServer:
         with self.next_in_line, self.change:
             while self.leader:
                 began = self.began
-                self.is_watched = began is not None
-                if not self.change.wait(TAKE_OVER if began else None) and began == self.began:
-                    break
-            self.leader, self.began = threading.get_ident(), None
+                if not self.change.wait(TAKE_OVER if self.is_watched else None) and began == self.began:
+                    if self.is_calling:
+                        break
+                    self.is_watched = False  # until the next call
+            self.leader, self.is_calling = threading.get_ident(), False
             self.followers -= 1
         return True
 
@@ -215,7 +216,7 @@ class WSGIServer:
             if not self.followers:
                 self.waiting.append(connection.client_fd)
                 return False
-            self.began = time.monotonic()
+            self.is_calling, self.began = True, time.monotonic()
             self.running[connection] = self.began + APP_TIMEOUT
             if self.app_is_slow:
                 self.leave_loop()
@@ -230,7 +231,7 @@ class WSGIServer:
         with self.change:
             if self.leader != threading.get_ident():
                 return False
-            self.began = None
+            self.is_calling = False
         return True
 
     def run_loop(self):
@@ -354,7 +355,7 @@ class Connection:
         self.client_fd, self.client_addr = client_fd, client_addr
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
-        self.is_idle = True
+        self.request, self.is_idle = None, True
 
     def handle_client(self):
         try:
@@ -371,7 +372,7 @@ class Connection:
 
     def handle_one_request(self):
         """Return whether another request may follow."""
-        self.request, self.response = None, Response(None, self.write)
+        self.response = Response(None, self.write)
         try:
             self.request = yield from self.read_request()
             self.response = Response(self.request, self.write)
@@ -497,7 +498,7 @@ class Connection:
     def when_ready(self, event, deadline, call, argument):
         """Return what recv() or send() returns once it need not wait; raises TimeoutError."""
         self.deadline = deadline
-        if event == selectors.EVENT_READ:  # what comes next is hardly ever there already
+        if event == selectors.EVENT_READ and self.request:  # the next one is hardly ever there already
             yield event, self.deadline
         while True:
             is_late = time.monotonic() >= self.deadline  # asked first: what has come by now is in time

@@ -163,8 +163,8 @@ class WSGIServer:
         self.waiting = collections.deque()  # sockets of requests for which there is no thread
         self.next_in_line, self.change = threading.Lock(), threading.Condition()
         self.leader, self.followers = None, 0
-        self.began = None  # when the leader began to run the application, if it does
-        self.is_watched = False  # whether a follower looks how long that takes
+        self.is_calling, self.began = False, 0  # whether the leader is in the application, and since when
+        self.is_watched = False  # whether the next in line looks how long that takes
         self.app_is_slow = False  # whether it took long the last time
         for _ in range(THREADS + 1):
             self.start_thread()
@@ -193,10 +193,11 @@ class WSGIServer:
         with self.next_in_line, self.change:
             while self.leader:
                 began = self.began
-                self.is_watched = began is not None
-                if not self.change.wait(TAKE_OVER if began else None) and began == self.began:
-                    break
-            self.leader, self.began = threading.get_ident(), None
+                if not self.change.wait(TAKE_OVER if self.is_watched else None) and began == self.began:
+                    if self.is_calling:
+                        break
+                    self.is_watched = False  # until the next call
+            self.leader, self.is_calling = threading.get_ident(), False
             self.followers -= 1
         return True
 
@@ -213,7 +214,7 @@ class WSGIServer:
             if not self.followers:
                 self.waiting.append(connection.client_fd)
                 return False
-            self.began = time.monotonic()
+            self.is_calling, self.began = True, time.monotonic()
             self.running[connection] = self.began + APP_TIMEOUT
             if self.app_is_slow:
                 self.leave_loop()
@@ -228,7 +229,7 @@ class WSGIServer:
         with self.change:
             if self.leader != threading.get_ident():
                 return False
-            self.began = None
+            self.is_calling = False
         return True
 
     def run_loop(self):
