@@ -87,7 +87,7 @@ CURES_OF_LOOPS = {  # the same for v2.2 and final
         part4_waiting.late_clock, 'wrong: a client that has sent nothing'),
     'the connections that are finished': (
         'server.py', r'while self\.connections or not', 'while not', part4_stopping.stop_mid_reply,
-        'wrong: a client that reads its reply'),
+        'wrong: a client '),
     'the connection that is forgotten': (
         'server.py', r'self\.server\.connections\.discard\(self\)', 'pass', part4_stopping.stop_mid_reply,
         'wrong: '),
