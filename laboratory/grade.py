@@ -124,7 +124,7 @@ def grade(command, goal):
     part = stages.stages_of(goal.part)
     verdicts = {}
     with console.status('does it serve?') as status:
-        pace = try_out(start, 'wsgiapp:app' if goal.arguments else None)
+        pace = try_out(start(*goal.arguments))
         for experiment in asked_for(goal):
             status.update(f'{experiment.__doc__}?')
             verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))

@@ -109,15 +109,11 @@ class Learner:
 
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
-        app = 'wsgiapp:app' if self.task.stage.arguments else None
-        first = []
-
-        def start(app):
-            first.append(own_server(self.command, app, patience=self.patience))
-            return first[0]
-        pace = try_out(start, app)
-        self.at_once = AT_ONCE if first[0].port == int(first[0].env['PORT']) else 1
-        return partial(own_server, self.command, pace=pace, patience=self.patience)
+        start = partial(own_server, self.command, patience=self.patience)
+        first = start(*self.task.stage.arguments)
+        pace = try_out(first)
+        self.at_once = AT_ONCE if first.port == int(first.env['PORT']) else 1
+        return partial(start, pace=pace)
 
     def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
@@ -341,7 +337,7 @@ class Screen:
 
     def trace(self):
         experiment = self.about()
-        command = with_app(self.learner.command, 'wsgiapp:app' if self.learner.task.stage.arguments else None)
+        command = with_app(self.learner.command, *self.learner.task.stage.arguments)
         self.run_command(['laboratory.trace'], {
             'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
 

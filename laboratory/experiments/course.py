@@ -55,17 +55,11 @@ def find(experiment, start):
     """Run an experiment; return the Finding. start is as in measure(). Raises ServerFailed."""
     scene = scene_of(experiment)
     view = views.VIEWS[SCENES[scene].view if scene else 'processes']
-    moments, server = [], None
+    moments = []
 
-    def begin(*settings):
-        nonlocal server
-        moments.clear()  # those with the application before
-        server = start(*settings)
-        return server
-
-    def note(moment):
+    def note(server, moment):
         moments.append((moment, view(server)))
-    return Finding(experiment, measure(experiment, begin, note), moments)
+    return Finding(experiment, measure(experiment, start, note), moments)
 
 
 def find_in_order(experiments, start, tell):
