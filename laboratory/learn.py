@@ -11,7 +11,7 @@ n goes on to the next one. The last line of the screen names all keys.
 Your files are never overwritten. To begin again, move them away.
 
     GUESS=no                         asks for no predictions
-    PATIENCE=35                      the seconds in which your server has reached its time limits (part 4)
+    PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -35,7 +35,7 @@ from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import HINTS, PREDICTIONS
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
-from laboratory.experiments.verdicts import RAISED
+from laboratory.experiments.verdicts import NO_VERDICT, RAISED
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
 from laboratory.instruments.process import PATIENCE, ServerFailed, printable
 from laboratory.instruments.saves import EVERY, Files
@@ -64,15 +64,16 @@ class Learner:
     command    that starts the server
     folder     where its files are, '' if it is not a copy of a stage
     number     of the lesson, from 0
-    patience   the seconds in which it reaches its time limits
+    patience   the seconds that it needs to reach its time limits
     """
 
     def __init__(self, tasks, command, folder, number, patience):
         self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
         self.files = Files(command, MINE)
         self.patience = patience
-        self.findings, self.untested, self.bad = [], '', None
-        self.is_placed, self.failed_last = False, None  # whether number is right, the experiment
+        self.findings, self.untested = [], ''
+        self.is_placed = False  # whether number is that of the lesson that the reader is in
+        self.failed_last = None  # the experiment
         self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
     @property
@@ -84,12 +85,17 @@ class Learner:
         return self.number == len(self.tasks) - 1
 
     @property
+    def bad(self):
+        """The first finding that the reader has to mend, or None."""
+        return next((finding for finding in self.findings if finding.is_bad), None)
+
+    @property
     def passed(self):
         return not self.bad and not self.untested
 
     def test(self):
         """Find the lesson that the reader is in, or test the server in this one."""
-        self.findings, self.bad = [], None
+        self.findings = []
         self.files.note()
         self.untested = self.files.problem()
         if self.untested:
@@ -142,7 +148,6 @@ class Learner:
     def take(self, findings):
         """Keep what was found; return whether all of it is good."""
         self.findings += findings
-        self.bad = next((finding for finding in findings if finding.is_bad), None)
         return not self.bad
 
     def view(self):
@@ -163,11 +168,10 @@ class Learner:
         parts += failure(self.bad, self.task, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
-        if self.bad:
+        if self.bad and self.hints:
             told = HINTS[self.bad.experiment.__name__]
-            if self.hints:
-                last = min(self.hints, len(told))
-                parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
+            last = min(self.hints, len(told))
+            parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
             if self.hints > len(told):
                 parts.append(Text('There are no more hints.', 'yellow'))
         if self.at_once == 1:
@@ -229,9 +233,12 @@ def printed(verdict, most):
     raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
     if raised:
         lines = lines[:raised[-1] + 1]
-    if raised or verdict.outcome in course.NO_VERDICT:
-        shown = shortened(lines, most)
-        yield from [Text('It printed:'), *shown] if shown else [Text('It printed nothing.')] * (not lines)
+    if not raised and verdict.outcome not in NO_VERDICT:
+        return
+    if not lines:
+        yield Text('It printed nothing.')
+    elif most:
+        yield from [Text('It printed:'), *shortened(lines, most)]
 
 
 def shortened(lines, most):
@@ -287,13 +294,13 @@ class Screen:
 
     def test(self):
         is_new = not self.learner.is_placed
-        if self.size:  # else there is the first text still
+        if self.size:  # else the first text is still there
             console.clear()
         self.learner.test()
         if is_new and self.learner.bad:
             self.predict()
         self.show()
-        if 'q' in self.keys.typed():  # other keys were meant for the last screen
+        if 'q' in self.keys.typed():  # other keys were meant for the screen before
             self.quit()
 
     def quit(self):
@@ -406,8 +413,8 @@ def chosen():
 def first_after(stage):
     """The number of the first lesson after a stage, None for none."""
     order = stages.stages_of(stage.part)
-    later = [task.stage for task in course.tasks(stage.part) if order.index(task.stage) > order.index(stage)]
-    return len(course.tasks(stage.part)) - len(later) if later else None
+    return next((number for number, task in enumerate(course.tasks(stage.part))
+                 if order.index(task.stage) > order.index(stage)), None)
 
 
 def copied(stage, folder):

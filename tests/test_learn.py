@@ -203,8 +203,8 @@ def test_a_server_in_another_language_is_tested(house, tool):
 
 @pytest.mark.parametrize(('source', 'told'), [
     (b'import os\nos.fork(\n', "my/server.py, line 2:\n    os.fork(\n'(' was never closed\n"),
-    (b'x = "\xff"\n', 'my/server.py'),
-    (b'x = "\0"\n', 'my/server.py'),
+    (b'x = "\xff"\n', "codec can't decode byte 0xff"),
+    (b'x = "\0"\n', 'source code string cannot contain null bytes'),
 ])
 def test_a_file_that_python_cannot_read_gets_a_line_and_no_verdict(source, told, house):
     (house / 'my').mkdir()
@@ -314,7 +314,7 @@ def test_a_failure_fits_on_one_screen(evidence, moments, monkeypatch):
     learner = Learner(PART3, 'nothing', '', number=1, patience=1)
     learner.hints, learner.prediction = 3, 'x' * 50
     verdict = Verdict('bug', evidence, ['z' * 150] * 9 + ['ValueError: no'])
-    learner.bad = course.Finding(PART3[1].experiments[0], verdict, moments)
+    learner.findings = [course.Finding(PART3[1].experiments[0], verdict, moments)]
     monkeypatch.setattr('laboratory.learn.console', Console(width=80, height=24, force_terminal=True))
     lines = Console(width=80).render_lines(learner.view(), pad=False)
     assert len(lines) < 24
