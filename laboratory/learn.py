@@ -53,7 +53,7 @@ You see the first thing that it does wrong: mend that, and save."""
 THE_END = {
     'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
     'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
-    'part4': 'How fast is it? make bench QUICK=1 compares it with others, see make help-bench.',
+    'part4': 'How fast is it? make bench QUICK=1 SERVER=... compares it with others, see make help-bench.',
 }
 
 
