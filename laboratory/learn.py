@@ -60,15 +60,15 @@ THE_END = {
 class Learner:
     """Where a reader is: in which lesson, and what the last test of the server has found.
 
-    tasks      the lessons, see course.tasks()
+    lessons    of the part, see course.lessons()
     command    that starts the server
     folder     where its files are, '' if it is not a copy of a stage
     number     of the lesson, from 0
     patience   the seconds that it needs to reach its time limits
     """
 
-    def __init__(self, tasks, command, folder, number, patience):
-        self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
+    def __init__(self, lessons, command, folder, number, patience):
+        self.lessons, self.command, self.folder, self.number = lessons, command, folder, number
         self.files = Files(command, MINE)
         self.patience = patience
         self.findings, self.untested = [], ''
@@ -77,12 +77,12 @@ class Learner:
         self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
     @property
-    def task(self):
-        return self.tasks[self.number]
+    def lesson(self):
+        return self.lessons[self.number]
 
     @property
     def is_last(self):
-        return self.number == len(self.tasks) - 1
+        return self.number == len(self.lessons) - 1
 
     @property
     def bad(self):
@@ -116,15 +116,15 @@ class Learner:
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
         start = partial(own_server, self.command, patience=self.patience)
-        first = start(*self.task.stage.arguments)
+        first = start(*self.lesson.stage.arguments)
         pace = try_out(first)
         self.at_once = AT_ONCE if first.port == int(first.env['PORT']) else 1
         return partial(start, pace=pace)
 
     def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
-        status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
-        passes = self.take(course.find_at_once(self.task.experiments, start, self.at_once))
+        status.update(f'lesson {self.number + 1} of {len(self.lessons)}')
+        passes = self.take(course.find_at_once(self.lesson.experiments, start, self.at_once))
         if passes and not self.is_last:
             self.number, self.findings = self.number + 1, []
             return self.find_lesson(start, status)
@@ -134,7 +134,7 @@ class Learner:
 
     def test_lesson(self, start, status):
         """Test this lesson, what failed last time first; if it passes, test the earlier ones too."""
-        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != self.failed_last)
+        in_order = sorted(self.lesson.experiments, key=lambda experiment: experiment != self.failed_last)
 
         def tell(experiment):
             status.update(f'{experiment.__doc__}?')
@@ -143,7 +143,7 @@ class Learner:
 
     def test_earlier(self, start, status):
         status.update('this lesson passes; do the earlier ones still pass?')
-        self.take(course.find_at_once(self.task.earlier, start, self.at_once))
+        self.take(course.find_at_once(self.lesson.earlier, start, self.at_once))
 
     def take(self, findings):
         """Keep what was found; return whether all of it is good."""
@@ -160,12 +160,12 @@ class Learner:
 
     def view_with(self, most):
         """The same, with at most so many lines that the server has printed."""
-        number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
+        number, after = f'{self.number + 1} of {len(self.lessons)}', self.lesson.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested.splitlines()
             return Group(*parts, Text(what), *shortened(lines, most))
-        parts += failure(self.bad, self.task, most) if self.bad else success(self)
+        parts += failure(self.bad, self.lesson, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
         if self.bad and self.hints:
@@ -203,9 +203,9 @@ def verdict_line(finding):
     return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
 
 
-def failure(finding, task, most):
+def failure(finding, lesson, most):
     """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
-    if finding.experiment in task.earlier:
+    if finding.experiment in lesson.earlier:
         yield Text('This lesson passes, but your server has lost what it could do before.\n')
     yield verdict_line(finding)
     yield from map(Text, conditions(finding.experiment))
@@ -247,11 +247,11 @@ def shortened(lines, most):
 
 
 def success(learner):
-    for finding in learner.findings[:len(learner.task.experiments)]:
+    for finding in learner.findings[:len(learner.lesson.experiments)]:
         yield verdict_line(finding)
         yield Text(f'      {few(finding.verdict.evidence)}\n', 'dim')
     if learner.is_last:
-        part = learner.task.stage.part
+        part = learner.lesson.stage.part
         yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
     else:
         yield Text('This lesson passes, and so do the earlier ones.', 'bold green')
@@ -318,7 +318,7 @@ class Screen:
 
     def predict(self):
         with self.keys.line_by_line():
-            self.learner.prediction = predict(PREDICTIONS[self.learner.task.stage.name])
+            self.learner.prediction = predict(PREDICTIONS[self.learner.lesson.stage.name])
 
     def diff(self):
         console.clear()
@@ -344,7 +344,7 @@ class Screen:
 
     def trace(self):
         experiment = self.about()
-        command = with_app(self.learner.command, *self.learner.task.stage.arguments)
+        command = with_app(self.learner.command, *self.learner.lesson.stage.arguments)
         self.run_command(['laboratory.trace'], {
             'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
 
@@ -375,7 +375,7 @@ class Screen:
 
 def both_diffs(learner):
     """What the reader has changed since the stage before, and what we have; side by side if there is room."""
-    after = learner.task.stage
+    after = learner.lesson.stage
     before = stages.stage_before(after)
     diffs = {f'Ours: make diff-{after.name}': step(before, after)}
     if learner.folder:
@@ -399,7 +399,7 @@ def chosen():
     """The part and the stage to begin with, as PART and FROM name them; exits with one line."""
     part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('FROM')
     if not name:
-        return f'part{part}', stages.stage_before(course.tasks(f'part{part}')[0].stage)
+        return f'part{part}', stages.stage_before(course.lessons(f'part{part}')[0].stage)
     stage = stages.find_stage(name)
     if stage.part not in EXPERIMENTS:
         sys.exit(f'FROM={name}: there are no lessons for it, only for parts 2, 3 and 4')
@@ -413,8 +413,8 @@ def chosen():
 def first_after(stage):
     """The number of the first lesson after a stage, None for none."""
     order = stages.stages_of(stage.part)
-    return next((number for number, task in enumerate(course.tasks(stage.part))
-                 if order.index(task.stage) > order.index(stage)), None)
+    return next((number for number, lesson in enumerate(course.lessons(stage.part))
+                 if order.index(lesson.stage) > order.index(stage)), None)
 
 
 def copied(stage, folder):
@@ -449,7 +449,7 @@ def main():
         if names:
             number = first_after(stage)
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
-    learner = Learner(course.tasks(part), command, folder, number, patience)
+    learner = Learner(course.lessons(part), command, folder, number, patience)
     console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
     if not (console.is_terminal and sys.stdin.isatty()):
         learner.test()

@@ -22,8 +22,8 @@ from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
 from laboratory.learn import OWN_PORT, THE_END, Learner, first_after, main
 
-TASKS = [task for part in EXPERIMENTS for task in course.tasks(part)]
-PART3 = course.tasks('part3')
+LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
+PART3 = course.lessons('part3')
 FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as the first one is silent.'),
     'part3-v1.1': ('end_of_reply', '33 bytes of reply, then nothing: no FIN.'),
@@ -84,28 +84,28 @@ def left(house):
 
 def test_every_experiment_is_in_a_lesson_or_belongs_to_all():
     for part in EXPERIMENTS:
-        *_, last = course.tasks(part)
+        *_, last = course.lessons(part)
         assert sorted(map(str, [*last.experiments, *last.earlier])) == sorted(map(str, questions(part)))
-    assert [task.stage.name for task in TASKS] == list(PREDICTIONS) == list(FAILS)
+    assert [lesson.stage.name for lesson in LESSONS] == list(PREDICTIONS) == list(FAILS)
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.stage.name)
-def test_a_lesson_is_about_what_its_stage_is_the_first_to_pass(task):
-    before, after = due(stage_before(task.stage)), due(task.stage)
-    bad = [experiment for experiment in task.experiments if before[experiment.__name__] == 'bug']
-    assert bad[0] is EXPERIMENT[FAILS[task.stage.name][0]]
-    assert {after[experiment.__name__] for experiment in task.experiments} == {'pass'}
-    assert 'bug' not in {after[experiment.__name__] for experiment in task.earlier}
+@pytest.mark.parametrize('lesson', LESSONS, ids=lambda lesson: lesson.stage.name)
+def test_a_lesson_is_about_what_its_stage_is_the_first_to_pass(lesson):
+    before, after = due(stage_before(lesson.stage)), due(lesson.stage)
+    bad = [experiment for experiment in lesson.experiments if before[experiment.__name__] == 'bug']
+    assert bad[0] is EXPERIMENT[FAILS[lesson.stage.name][0]]
+    assert {after[experiment.__name__] for experiment in lesson.experiments} == {'pass'}
+    assert 'bug' not in {after[experiment.__name__] for experiment in lesson.earlier}
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.stage.name)
-def test_the_stage_before_a_lesson_fails_at_its_first_question(task, house):
-    before = stage_before(task.stage)
+@pytest.mark.parametrize('lesson', LESSONS, ids=lambda lesson: lesson.stage.name)
+def test_the_stage_before_a_lesson_fails_at_its_first_question(lesson, house):
+    before = stage_before(lesson.stage)
     status, output, _ = learn(house, FROM=before.name, PATIENCE='1')
-    experiment, came = FAILS[task.stage.name]
-    assert f', from {before.name} to {task.stage.name}\n\nbug  {EXPERIMENT[experiment].__doc__}\n' in output
+    experiment, came = FAILS[lesson.stage.name]
+    assert f', from {before.name} to {lesson.stage.name}\n\nbug  {EXPERIMENT[experiment].__doc__}\n' in output
     assert re.search('What came: .*' + re.escape(came.strip()), ' '.join(output.split()))
-    assert SHOWN.get(task.stage.name, '') in output
+    assert SHOWN.get(lesson.stage.name, '') in output
     assert output.count('bug  ') == 1
     assert status == 1
 
@@ -245,12 +245,12 @@ def save(house, stage):
 @pytest.mark.long
 def test_a_reader_goes_through_part_3(terminal, house):
     reader = terminal()
-    for number, task in enumerate(PART3):
-        experiment, came = FAILS[task.stage.name]
-        see(reader, PREDICTIONS[task.stage.name])
+    for number, lesson in enumerate(PART3):
+        experiment, came = FAILS[lesson.stage.name]
+        see(reader, PREDICTIONS[lesson.stage.name])
         see(reader, 'Your prediction (Enter skips): ')
         reader.sendline('I do not know' if number == 0 else '')
-        see(reader, f'Lesson {number + 1} of 5, from {stage_before(task.stage).name} to')
+        see(reader, f'Lesson {number + 1} of 5, from {stage_before(lesson.stage).name} to')
         see(reader, f'bug  {EXPERIMENT[experiment].__doc__}')
         see(reader, f'What came: {came}')
         if number == 0:
@@ -261,14 +261,14 @@ def test_a_reader_goes_through_part_3(terminal, house):
             see(reader, f'Hint {hint} of 3: {words}')
         reader.send('h')
         see(reader, 'There are no more hints.')
-        save(house, task.stage.name)
-        see(reader, f'pass  {task.experiments[0].__doc__}')
+        save(house, lesson.stage.name)
+        see(reader, f'pass  {lesson.experiments[0].__doc__}')
         if number < 4:
             see(reader, 'This lesson passes, and so do the earlier ones.')
             see(reader, 'q quit')
             reader.send('d')
-            see(reader, f'Yours, compared with {stage_before(task.stage).name}:')
-            see(reader, f'Ours: make diff-{task.stage.name}')
+            see(reader, f'Yours, compared with {stage_before(lesson.stage).name}:')
+            see(reader, f'Ours: make diff-{lesson.stage.name}')
             see(reader, 'q quit')
             reader.send('n')
     see(reader, 'Your server passes all lessons of part 3.')
