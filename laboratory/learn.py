@@ -214,7 +214,7 @@ def failure(finding, lesson, most):
         yield Text('\n'.join(['', *(f'{earlier}.' for earlier, _ in before), f'{moment}:', '']))
         if getattr(seen, 'row_count', 1):
             yield seen
-    yield Text(f'\nWhat came: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
+    yield Text(f'\nWhat happened: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
     if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
 

@@ -104,7 +104,7 @@ def test_the_stage_before_a_lesson_fails_at_its_first_question(lesson, house):
     status, output, _ = learn(house, FROM=before.name, PATIENCE='1')
     experiment, came = FAILS[lesson.stage.name]
     assert f', from {before.name} to {lesson.stage.name}\n\nbug  {EXPERIMENT[experiment].__doc__}\n' in output
-    assert re.search('What came: .*' + re.escape(came.strip()), ' '.join(output.split()))
+    assert re.search('What happened: .*' + re.escape(came.strip()), ' '.join(output.split()))
     assert SHOWN.get(lesson.stage.name, '') in output
     assert output.count('bug  ') == 1
     assert status == 1
@@ -211,7 +211,7 @@ def test_a_file_that_python_cannot_read_gets_a_line_and_no_verdict(source, told,
     (house / 'my/server.py').write_bytes(source)
     status, output, errors = learn(house)
     assert told in output
-    assert 'What came' not in output
+    assert 'What happened' not in output
     assert (status, errors) == (2, '')
 
 
@@ -252,7 +252,7 @@ def test_a_reader_goes_through_part_3(terminal, house):
         reader.sendline('I do not know' if number == 0 else '')
         see(reader, f'Lesson {number + 1} of 5, from {stage_before(lesson.stage).name} to')
         see(reader, f'bug  {EXPERIMENT[experiment].__doc__}')
-        see(reader, f'What came: {came}')
+        see(reader, f'What happened: {came}')
         if number == 0:
             see(reader, 'You predicted: I do not know')
         see(reader, 'q quit')
@@ -290,7 +290,7 @@ def test_the_scene_and_the_trace_show_the_readers_own_server(terminal, house, to
     see(reader, 'fork → child')
     see(reader, 'q quit')
     reader.send('\r')
-    see(reader, 'What came: the child has answered and is a zombie.')
+    see(reader, 'What happened: the child has answered and is a zombie.')
     see(reader, 'q quit')
     reader.send('q')
     reader.expect(pexpect.EOF)
@@ -392,7 +392,7 @@ def test_keys_at_random_break_nothing(terminal, house):
     assert 'Traceback' not in settings
 
 
-@pytest.mark.parametrize('moment', ['Your prediction', 'What came', 'does it serve?', 'Your server', 'fork'])
+@pytest.mark.parametrize('moment', ['Your prediction', 'What happened', 'does it serve?', 'Your server', 'fork'])
 def test_a_terminal_that_is_closed_leaves_nothing(moment, terminal, house, tool):
     reader = terminal(FROM='part3-v1.1', **({} if moment == 'Your prediction' else {'GUESS': 'no'}))
     if moment in ('Your server', 'fork'):
