@@ -392,7 +392,8 @@ def test_keys_at_random_break_nothing(terminal, house):
     assert 'Traceback' not in settings
 
 
-@pytest.mark.parametrize('moment', ['Your prediction', 'What happened', 'does it serve?', 'Your server', 'fork'])
+@pytest.mark.parametrize('moment', [
+    'Your prediction', 'What happened', 'does it serve?', 'Your server', 'fork'])
 def test_a_terminal_that_is_closed_leaves_nothing(moment, terminal, house, tool):
     reader = terminal(FROM='part3-v1.1', **({} if moment == 'Your prediction' else {'GUESS': 'no'}))
     if moment in ('Your server', 'fork'):

@@ -58,7 +58,7 @@ def heeding_pythonpath(command):
 
 
 def try_out(server):
-    """Run a server for one request; return the longest pause in its answer, in seconds. Raises ServerFailed."""
+    """Run a server for one client; return the longest pause in the reply, in seconds. Raises ServerFailed."""
     with server:
         server.pace = SLOWEST / 3  # until its first byte tells how slow it is
         try:
