@@ -26,20 +26,14 @@ def play(scene, title, start):
     start    as measure() wants it
     """
     console.rule(Text(title), style='dim', align='left')
-    server = None
 
-    def begin(*settings):
-        nonlocal server
-        server = start(*settings)
-        return server
-
-    def show(moment):
+    def show(server, moment):
         console.print(f'\n{moment}:\n')
         console.print(views.VIEWS[scene.view](server))
         status.update('waiting for what comes next')
 
     with console.status('waiting for the server') as status:
-        verdict = measure(scene.experiment, begin, show)
+        verdict = measure(scene.experiment, start, show)
     style = 'bold red' if verdict.outcome == BUG else 'bold green'
     console.print(Text.assemble('\n', (verdict.outcome, style), f': {printable(verdict.evidence)}\n'))
     return verdict
@@ -52,7 +46,7 @@ def play_stage(scene, stage):
 def play_own(scene, command):
     app = getattr(scene.experiment, 'apps', [None])[0]
     with console.status('does it serve?'):
-        pace = try_out(partial(own_server, command), app)
+        pace = try_out(own_server(command, app))
     return play(scene, 'Your server', partial(own_server, command, pace=pace, patience=PATIENCE))
 
 

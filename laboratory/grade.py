@@ -6,7 +6,7 @@ place of {port} in the command.
     PART=2            tests a WSGI server, which gets an application as module:callable: at the end
                       of the command, or in place of {app}; python3 has the frameworks here
     PART=4            tests a WSGI server, and what becomes of its workers and connections as well
-    PATIENCE=35       the seconds in which it has reached its time limits (part 4)
+    PATIENCE=35       how many seconds it needs to reach its time limits (part 4)
     STAGE=part3-v1.1  asks only for what that stage can do
     WATCH=1           tests again whenever a file that the command names changes
 
@@ -124,7 +124,7 @@ def grade(command, goal):
     part = stages.stages_of(goal.part)
     verdicts = {}
     with console.status('does it serve?') as status:
-        pace = try_out(start, 'wsgiapp:app' if goal.arguments else None)
+        pace = try_out(start(*goal.arguments))
         for experiment in asked_for(goal):
             status.update(f'{experiment.__doc__}?')
             verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))

@@ -11,7 +11,7 @@ n goes on to the next one. The last line of the screen names all keys.
 Your files are never overwritten. To begin again, move them away.
 
     GUESS=no                         asks for no predictions
-    PATIENCE=35                      the seconds in which your server has reached its time limits (part 4)
+    PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -35,7 +35,7 @@ from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import HINTS, PREDICTIONS
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
-from laboratory.experiments.verdicts import RAISED
+from laboratory.experiments.verdicts import NO_VERDICT, RAISED
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
 from laboratory.instruments.process import PATIENCE, ServerFailed, printable
 from laboratory.instruments.saves import EVERY, Files
@@ -53,35 +53,41 @@ You see the first thing that it does wrong: mend that, and save."""
 THE_END = {
     'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
     'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
-    'part4': 'How fast is it? make bench QUICK=1 compares it with others, see make help-bench.',
+    'part4': 'How fast is it? make bench QUICK=1 SERVER=... compares it with others, see make help-bench.',
 }
 
 
 class Learner:
     """Where a reader is: in which lesson, and what the last test of the server has found.
 
-    tasks      the lessons, see course.tasks()
+    lessons    of the part, see course.lessons()
     command    that starts the server
     folder     where its files are, '' if it is not a copy of a stage
     number     of the lesson, from 0
-    patience   the seconds in which it reaches its time limits
+    patience   the seconds that it needs to reach its time limits
     """
 
-    def __init__(self, tasks, command, folder, number, patience):
-        self.tasks, self.command, self.folder, self.number = tasks, command, folder, number
+    def __init__(self, lessons, command, folder, number, patience):
+        self.lessons, self.command, self.folder, self.number = lessons, command, folder, number
         self.files = Files(command, MINE)
         self.patience = patience
-        self.findings, self.untested, self.bad = [], '', None
-        self.is_placed, self.failed_last = False, None  # whether number is right, the experiment
+        self.findings, self.untested = [], ''
+        self.is_placed = False  # whether number is that of the lesson that the reader is in
+        self.failed_last = None  # the experiment
         self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
 
     @property
-    def task(self):
-        return self.tasks[self.number]
+    def lesson(self):
+        return self.lessons[self.number]
 
     @property
     def is_last(self):
-        return self.number == len(self.tasks) - 1
+        return self.number == len(self.lessons) - 1
+
+    @property
+    def bad(self):
+        """The first finding that the reader has to mend, or None."""
+        return next((finding for finding in self.findings if finding.is_bad), None)
 
     @property
     def passed(self):
@@ -89,7 +95,7 @@ class Learner:
 
     def test(self):
         """Find the lesson that the reader is in, or test the server in this one."""
-        self.findings, self.bad = [], None
+        self.findings = []
         self.files.note()
         self.untested = self.files.problem()
         if self.untested:
@@ -109,20 +115,16 @@ class Learner:
 
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
-        app = 'wsgiapp:app' if self.task.stage.arguments else None
-        first = []
-
-        def start(app):
-            first.append(own_server(self.command, app, patience=self.patience))
-            return first[0]
-        pace = try_out(start, app)
-        self.at_once = AT_ONCE if first[0].port == int(first[0].env['PORT']) else 1
-        return partial(own_server, self.command, pace=pace, patience=self.patience)
+        start = partial(own_server, self.command, patience=self.patience)
+        first = start(*self.lesson.stage.arguments)
+        pace = try_out(first)
+        self.at_once = AT_ONCE if first.port == int(first.env['PORT']) else 1
+        return partial(start, pace=pace)
 
     def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
-        status.update(f'lesson {self.number + 1} of {len(self.tasks)}')
-        passes = self.take(course.find_at_once(self.task.experiments, start, self.at_once))
+        status.update(f'lesson {self.number + 1} of {len(self.lessons)}')
+        passes = self.take(course.find_at_once(self.lesson.experiments, start, self.at_once))
         if passes and not self.is_last:
             self.number, self.findings = self.number + 1, []
             return self.find_lesson(start, status)
@@ -132,7 +134,7 @@ class Learner:
 
     def test_lesson(self, start, status):
         """Test this lesson, what failed last time first; if it passes, test the earlier ones too."""
-        in_order = sorted(self.task.experiments, key=lambda experiment: experiment != self.failed_last)
+        in_order = sorted(self.lesson.experiments, key=lambda experiment: experiment != self.failed_last)
 
         def tell(experiment):
             status.update(f'{experiment.__doc__}?')
@@ -141,12 +143,11 @@ class Learner:
 
     def test_earlier(self, start, status):
         status.update('this lesson passes; do the earlier ones still pass?')
-        self.take(course.find_at_once(self.task.earlier, start, self.at_once))
+        self.take(course.find_at_once(self.lesson.earlier, start, self.at_once))
 
     def take(self, findings):
         """Keep what was found; return whether all of it is good."""
         self.findings += findings
-        self.bad = next((finding for finding in findings if finding.is_bad), None)
         return not self.bad
 
     def view(self):
@@ -159,19 +160,18 @@ class Learner:
 
     def view_with(self, most):
         """The same, with at most so many lines that the server has printed."""
-        number, after = f'{self.number + 1} of {len(self.tasks)}', self.task.stage
+        number, after = f'{self.number + 1} of {len(self.lessons)}', self.lesson.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested.splitlines()
             return Group(*parts, Text(what), *shortened(lines, most))
-        parts += failure(self.bad, self.task, most) if self.bad else success(self)
+        parts += failure(self.bad, self.lesson, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
-        if self.bad:
+        if self.bad and self.hints:
             told = HINTS[self.bad.experiment.__name__]
-            if self.hints:
-                last = min(self.hints, len(told))
-                parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
+            last = min(self.hints, len(told))
+            parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
             if self.hints > len(told):
                 parts.append(Text('There are no more hints.', 'yellow'))
         if self.at_once == 1:
@@ -203,9 +203,9 @@ def verdict_line(finding):
     return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
 
 
-def failure(finding, task, most):
+def failure(finding, lesson, most):
     """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
-    if finding.experiment in task.earlier:
+    if finding.experiment in lesson.earlier:
         yield Text('This lesson passes, but your server has lost what it could do before.\n')
     yield verdict_line(finding)
     yield from map(Text, conditions(finding.experiment))
@@ -214,7 +214,7 @@ def failure(finding, task, most):
         yield Text('\n'.join(['', *(f'{earlier}.' for earlier, _ in before), f'{moment}:', '']))
         if getattr(seen, 'row_count', 1):
             yield seen
-    yield Text(f'\nWhat came: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
+    yield Text(f'\nWhat happened: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
     if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
 
@@ -233,9 +233,12 @@ def printed(verdict, most):
     raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
     if raised:
         lines = lines[:raised[-1] + 1]
-    if raised or verdict.outcome in course.NO_VERDICT:
-        shown = shortened(lines, most)
-        yield from [Text('It printed:'), *shown] if shown else [Text('It printed nothing.')] * (not lines)
+    if not raised and verdict.outcome not in NO_VERDICT:
+        return
+    if not lines:
+        yield Text('It printed nothing.')
+    elif most:
+        yield from [Text('It printed:'), *shortened(lines, most)]
 
 
 def shortened(lines, most):
@@ -244,11 +247,11 @@ def shortened(lines, most):
 
 
 def success(learner):
-    for finding in learner.findings[:len(learner.task.experiments)]:
+    for finding in learner.findings[:len(learner.lesson.experiments)]:
         yield verdict_line(finding)
         yield Text(f'      {few(finding.verdict.evidence)}\n', 'dim')
     if learner.is_last:
-        part = learner.task.stage.part
+        part = learner.lesson.stage.part
         yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
     else:
         yield Text('This lesson passes, and so do the earlier ones.', 'bold green')
@@ -291,13 +294,13 @@ class Screen:
 
     def test(self):
         is_new = not self.learner.is_placed
-        if self.size:  # else there is the first text still
+        if self.size:  # else the first text is still there
             console.clear()
         self.learner.test()
         if is_new and self.learner.bad:
             self.predict()
         self.show()
-        if 'q' in self.keys.typed():  # other keys were meant for the last screen
+        if 'q' in self.keys.typed():  # other keys were meant for the screen before
             self.quit()
 
     def quit(self):
@@ -315,7 +318,7 @@ class Screen:
 
     def predict(self):
         with self.keys.line_by_line():
-            self.learner.prediction = predict(PREDICTIONS[self.learner.task.stage.name])
+            self.learner.prediction = predict(PREDICTIONS[self.learner.lesson.stage.name])
 
     def diff(self):
         console.clear()
@@ -341,7 +344,7 @@ class Screen:
 
     def trace(self):
         experiment = self.about()
-        command = with_app(self.learner.command, 'wsgiapp:app' if self.learner.task.stage.arguments else None)
+        command = with_app(self.learner.command, *self.learner.lesson.stage.arguments)
         self.run_command(['laboratory.trace'], {
             'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
 
@@ -372,7 +375,7 @@ class Screen:
 
 def both_diffs(learner):
     """What the reader has changed since the stage before, and what we have; side by side if there is room."""
-    after = learner.task.stage
+    after = learner.lesson.stage
     before = stages.stage_before(after)
     diffs = {f'Ours: make diff-{after.name}': step(before, after)}
     if learner.folder:
@@ -396,7 +399,7 @@ def chosen():
     """The part and the stage to begin with, as PART and FROM name them; exits with one line."""
     part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('FROM')
     if not name:
-        return f'part{part}', stages.stage_before(course.tasks(f'part{part}')[0].stage)
+        return f'part{part}', stages.stage_before(course.lessons(f'part{part}')[0].stage)
     stage = stages.find_stage(name)
     if stage.part not in EXPERIMENTS:
         sys.exit(f'FROM={name}: there are no lessons for it, only for parts 2, 3 and 4')
@@ -410,8 +413,8 @@ def chosen():
 def first_after(stage):
     """The number of the first lesson after a stage, None for none."""
     order = stages.stages_of(stage.part)
-    later = [task.stage for task in course.tasks(stage.part) if order.index(task.stage) > order.index(stage)]
-    return len(course.tasks(stage.part)) - len(later) if later else None
+    return next((number for number, lesson in enumerate(course.lessons(stage.part))
+                 if order.index(lesson.stage) > order.index(stage)), None)
 
 
 def copied(stage, folder):
@@ -446,7 +449,7 @@ def main():
         if names:
             number = first_after(stage)
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
-    learner = Learner(course.tasks(part), command, folder, number, patience)
+    learner = Learner(course.lessons(part), command, folder, number, patience)
     console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
     if not (console.is_terminal and sys.stdin.isatty()):
         learner.test()

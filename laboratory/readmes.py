@@ -19,7 +19,8 @@ from laboratory.instruments.timeline import need_strace, one_request, traced
 LONG = 60  # lines; a longer diff is folded away
 TABLE_PAGES = {'part4': 'part4/README.md'}  # those of the other parts are in README.md
 TRACED = 'part3', 'part4'  # whose pages have a diagram
-LOOPS = 'part4-v2.0', 'part4-v2.1', 'part4-v2.2', 'part4-v2.3', 'part4-final'  # not these: it has one client
+# but not these: a diagram has one client
+LOOPS = 'part4-v2.0', 'part4-v2.1', 'part4-v2.2', 'part4-v2.3', 'part4-final'
 
 
 def page_of(stage):

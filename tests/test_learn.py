@@ -22,8 +22,8 @@ from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
 from laboratory.learn import OWN_PORT, THE_END, Learner, first_after, main
 
-TASKS = [task for part in EXPERIMENTS for task in course.tasks(part)]
-PART3 = course.tasks('part3')
+LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
+PART3 = course.lessons('part3')
 FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as the first one is silent.'),
     'part3-v1.1': ('end_of_reply', '33 bytes of reply, then nothing: no FIN.'),
@@ -84,28 +84,28 @@ def left(house):
 
 def test_every_experiment_is_in_a_lesson_or_belongs_to_all():
     for part in EXPERIMENTS:
-        *_, last = course.tasks(part)
+        *_, last = course.lessons(part)
         assert sorted(map(str, [*last.experiments, *last.earlier])) == sorted(map(str, questions(part)))
-    assert [task.stage.name for task in TASKS] == list(PREDICTIONS) == list(FAILS)
+    assert [lesson.stage.name for lesson in LESSONS] == list(FAILS)
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.stage.name)
-def test_a_lesson_is_about_what_its_stage_is_the_first_to_pass(task):
-    before, after = due(stage_before(task.stage)), due(task.stage)
-    bad = [experiment for experiment in task.experiments if before[experiment.__name__] == 'bug']
-    assert bad[0] is EXPERIMENT[FAILS[task.stage.name][0]]
-    assert {after[experiment.__name__] for experiment in task.experiments} == {'pass'}
-    assert 'bug' not in {after[experiment.__name__] for experiment in task.earlier}
+@pytest.mark.parametrize('lesson', LESSONS, ids=lambda lesson: lesson.stage.name)
+def test_a_lesson_is_about_what_its_stage_is_the_first_to_pass(lesson):
+    before, after = due(stage_before(lesson.stage)), due(lesson.stage)
+    bad = [experiment for experiment in lesson.experiments if before[experiment.__name__] == 'bug']
+    assert bad[0] is EXPERIMENT[FAILS[lesson.stage.name][0]]
+    assert {after[experiment.__name__] for experiment in lesson.experiments} == {'pass'}
+    assert 'bug' not in {after[experiment.__name__] for experiment in lesson.earlier}
 
 
-@pytest.mark.parametrize('task', TASKS, ids=lambda task: task.stage.name)
-def test_the_stage_before_a_lesson_fails_at_its_first_question(task, house):
-    before = stage_before(task.stage)
+@pytest.mark.parametrize('lesson', LESSONS, ids=lambda lesson: lesson.stage.name)
+def test_the_stage_before_a_lesson_fails_at_its_first_question(lesson, house):
+    before = stage_before(lesson.stage)
     status, output, _ = learn(house, FROM=before.name, PATIENCE='1')
-    experiment, came = FAILS[task.stage.name]
-    assert f', from {before.name} to {task.stage.name}\n\nbug  {EXPERIMENT[experiment].__doc__}\n' in output
-    assert re.search('What came: .*' + re.escape(came.strip()), ' '.join(output.split()))
-    assert SHOWN.get(task.stage.name, '') in output
+    experiment, came = FAILS[lesson.stage.name]
+    assert f', from {before.name} to {lesson.stage.name}\n\nbug  {EXPERIMENT[experiment].__doc__}\n' in output
+    assert re.search('What happened: .*' + re.escape(came.strip()), ' '.join(output.split()))
+    assert SHOWN.get(lesson.stage.name, '') in output
     assert output.count('bug  ') == 1
     assert status == 1
 
@@ -203,15 +203,15 @@ def test_a_server_in_another_language_is_tested(house, tool):
 
 @pytest.mark.parametrize(('source', 'told'), [
     (b'import os\nos.fork(\n', "my/server.py, line 2:\n    os.fork(\n'(' was never closed\n"),
-    (b'x = "\xff"\n', 'my/server.py'),
-    (b'x = "\0"\n', 'my/server.py'),
+    (b'x = "\xff"\n', "codec can't decode byte 0xff"),
+    (b'x = "\0"\n', 'source code string cannot contain null bytes'),
 ])
 def test_a_file_that_python_cannot_read_gets_a_line_and_no_verdict(source, told, house):
     (house / 'my').mkdir()
     (house / 'my/server.py').write_bytes(source)
     status, output, errors = learn(house)
     assert told in output
-    assert 'What came' not in output
+    assert 'What happened' not in output
     assert (status, errors) == (2, '')
 
 
@@ -245,14 +245,14 @@ def save(house, stage):
 @pytest.mark.long
 def test_a_reader_goes_through_part_3(terminal, house):
     reader = terminal()
-    for number, task in enumerate(PART3):
-        experiment, came = FAILS[task.stage.name]
-        see(reader, PREDICTIONS[task.stage.name])
+    for number, lesson in enumerate(PART3):
+        experiment, came = FAILS[lesson.stage.name]
+        see(reader, PREDICTIONS[lesson.stage.name])
         see(reader, 'Your prediction (Enter skips): ')
         reader.sendline('I do not know' if number == 0 else '')
-        see(reader, f'Lesson {number + 1} of 5, from {stage_before(task.stage).name} to')
+        see(reader, f'Lesson {number + 1} of 5, from {stage_before(lesson.stage).name} to')
         see(reader, f'bug  {EXPERIMENT[experiment].__doc__}')
-        see(reader, f'What came: {came}')
+        see(reader, f'What happened: {came}')
         if number == 0:
             see(reader, 'You predicted: I do not know')
         see(reader, 'q quit')
@@ -261,14 +261,14 @@ def test_a_reader_goes_through_part_3(terminal, house):
             see(reader, f'Hint {hint} of 3: {words}')
         reader.send('h')
         see(reader, 'There are no more hints.')
-        save(house, task.stage.name)
-        see(reader, f'pass  {task.experiments[0].__doc__}')
+        save(house, lesson.stage.name)
+        see(reader, f'pass  {lesson.experiments[0].__doc__}')
         if number < 4:
             see(reader, 'This lesson passes, and so do the earlier ones.')
             see(reader, 'q quit')
             reader.send('d')
-            see(reader, f'Yours, compared with {stage_before(task.stage).name}:')
-            see(reader, f'Ours: make diff-{task.stage.name}')
+            see(reader, f'Yours, compared with {stage_before(lesson.stage).name}:')
+            see(reader, f'Ours: make diff-{lesson.stage.name}')
             see(reader, 'q quit')
             reader.send('n')
     see(reader, 'Your server passes all lessons of part 3.')
@@ -290,7 +290,7 @@ def test_the_scene_and_the_trace_show_the_readers_own_server(terminal, house, to
     see(reader, 'fork → child')
     see(reader, 'q quit')
     reader.send('\r')
-    see(reader, 'What came: the child has answered and is a zombie.')
+    see(reader, 'What happened: the child has answered and is a zombie.')
     see(reader, 'q quit')
     reader.send('q')
     reader.expect(pexpect.EOF)
@@ -314,7 +314,7 @@ def test_a_failure_fits_on_one_screen(evidence, moments, monkeypatch):
     learner = Learner(PART3, 'nothing', '', number=1, patience=1)
     learner.hints, learner.prediction = 3, 'x' * 50
     verdict = Verdict('bug', evidence, ['z' * 150] * 9 + ['ValueError: no'])
-    learner.bad = course.Finding(PART3[1].experiments[0], verdict, moments)
+    learner.findings = [course.Finding(PART3[1].experiments[0], verdict, moments)]
     monkeypatch.setattr('laboratory.learn.console', Console(width=80, height=24, force_terminal=True))
     lines = Console(width=80).render_lines(learner.view(), pad=False)
     assert len(lines) < 24
@@ -392,7 +392,8 @@ def test_keys_at_random_break_nothing(terminal, house):
     assert 'Traceback' not in settings
 
 
-@pytest.mark.parametrize('moment', ['Your prediction', 'What came', 'does it serve?', 'Your server', 'fork'])
+@pytest.mark.parametrize('moment', [
+    'Your prediction', 'What happened', 'does it serve?', 'Your server', 'fork'])
 def test_a_terminal_that_is_closed_leaves_nothing(moment, terminal, house, tool):
     reader = terminal(FROM='part3-v1.1', **({} if moment == 'Your prediction' else {'GUESS': 'no'}))
     if moment in ('Your server', 'fork'):

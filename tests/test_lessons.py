@@ -8,12 +8,14 @@ from contextlib import suppress
 
 import pytest
 
-from common.stages import ROOT, all_stages, find_stage, stages_of
+from common.stages import ROOT, find_stage
+from laboratory.experiments import course
 from laboratory.experiments.lessons import HINTS, PREDICTIONS
 from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.tables import EXPERIMENTS, cure
+from laboratory.experiments.tables import EXPERIMENTS
 from laboratory.instruments.process import ServerProcess, free_port
 
+LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
 MOST = 300  # characters of a hint
 
 # What gives a cure away: it is in the third hint, and not before.
@@ -55,41 +57,21 @@ GIVEAWAYS = {
 }
 
 
-def names(part):
-    return [experiment.__name__ for experiment in EXPERIMENTS[part]]
-
-
-def cured():
-    """{stage name: the experiments that it cures}, of all parts."""
-    found = {}
-    for part in EXPERIMENTS:
-        for name in names(part):
-            if stage := cure(name, stages_of(part)):
-                found.setdefault(stage.name, []).append(name)
-    return found
-
-
-def test_every_stage_that_cures_a_bug_has_a_question():
-    assert PREDICTIONS.keys() == cured().keys()
+def test_every_lesson_has_a_question_in_the_same_order():
+    assert list(PREDICTIONS) == [lesson.stage.name for lesson in LESSONS]
     assert all(question.endswith('?') for question in PREDICTIONS.values())
 
 
-@pytest.mark.parametrize('part', EXPERIMENTS)
-def test_the_questions_are_in_the_order_of_the_lessons(part):
-    asked = [name for name in PREDICTIONS if name.startswith(part)]
-    assert asked == [stage.name for stage in all_stages() if stage.name in asked]
-
-
 def test_a_lesson_and_the_scene_of_its_first_bug_ask_the_same():
-    first = {experiments[0]: stage for stage, experiments in cured().items()}
-    scenes = [scene for scene in SCENES.values() if scene.experiment.__name__ in first]
+    first = {lesson.experiments[0]: lesson.stage.name for lesson in LESSONS}
+    scenes = [scene for scene in SCENES.values() if scene.experiment in first]
     assert scenes
     for scene in scenes:
-        assert scene.question is PREDICTIONS[first[scene.experiment.__name__]]
+        assert scene.question is PREDICTIONS[first[scene.experiment]]
 
 
 def test_every_experiment_has_three_hints():
-    assert list(HINTS) == [name for part in EXPERIMENTS for name in names(part)]
+    assert list(HINTS) == [experiment.__name__ for part in EXPERIMENTS for experiment in EXPERIMENTS[part]]
     assert all(isinstance(hints, tuple) and len(hints) == 3 for hints in HINTS.values())
 
 

@@ -10,8 +10,8 @@ from laboratory.experiments.verdicts import BUG, NO_VERDICT, Verdict, measure
 from laboratory.instruments import views
 
 
-class Task(NamedTuple):
-    """A lesson: what the reader's server should do when it is like that stage."""
+class Lesson(NamedTuple):
+    """What the reader's server should do when it is like that stage."""
     stage: Stage
     experiments: list  # which it must pass now
     earlier: list  # which it should have passed before, and must pass still
@@ -29,7 +29,7 @@ class Finding(NamedTuple):
         return self.verdict.outcome in (BUG, *NO_VERDICT)
 
 
-def tasks(part):
+def lessons(part):
     """The lessons of a part in their order. A stage that cures no bug is no lesson."""
     stages = stages_of(part)
     cures = {experiment: cure(experiment.__name__, stages) for experiment in questions(part)}
@@ -37,7 +37,7 @@ def tasks(part):
     found = []
     for stage in stages:
         if experiments := [experiment for experiment in cures if cures[experiment] == stage]:
-            found.append(Task(stage, experiments, earlier))
+            found.append(Lesson(stage, experiments, earlier))
             earlier = [*experiments, *earlier]
     return found
 
@@ -55,17 +55,11 @@ def find(experiment, start):
     """Run an experiment; return the Finding. start is as in measure(). Raises ServerFailed."""
     scene = scene_of(experiment)
     view = views.VIEWS[SCENES[scene].view if scene else 'processes']
-    moments, server = [], None
+    moments = []
 
-    def begin(*settings):
-        nonlocal server
-        moments.clear()  # those with the application before
-        server = start(*settings)
-        return server
-
-    def note(moment):
+    def note(server, moment):
         moments.append((moment, view(server)))
-    return Finding(experiment, measure(experiment, begin, note), moments)
+    return Finding(experiment, measure(experiment, start, note), moments)
 
 
 def find_in_order(experiments, start, tell):

@@ -8,6 +8,7 @@ It calls tell() with a few words at the moments that matter, for those who want 
 """
 import errno
 import re
+from functools import partial
 from typing import NamedTuple
 
 from laboratory.instruments.process import ServerFailed, last_lines
@@ -34,7 +35,7 @@ class NoAnswer(Exception):
     """A server that lives, and does not answer where every server would."""
 
 
-def tell_nobody(moment):
+def tell_nobody(*_):
     pass
 
 
@@ -54,6 +55,7 @@ def measure(experiment, start, tell=tell_nobody):
     """Run an experiment on a server; return the Verdict, the worst of those on several applications.
 
     start     starts the server as the experiment asks: start(app, pep475, env) gives a ServerProcess
+    tell      is called as tell(server, moment) whenever the experiment calls its own
     """
     verdicts = [measure_with(app, experiment, start, tell) for app in getattr(experiment, 'apps', [None])]
     return min(verdicts, key=lambda verdict: FROM_BAD_TO_GOOD.index(verdict.outcome))
@@ -64,7 +66,7 @@ def measure_with(app, experiment, start, tell):
     try:
         with start(app, getattr(experiment, 'pep475', 'on'), getattr(experiment, 'env', {})) as server:
             try:
-                verdict = experiment(server, tell)
+                verdict = experiment(server, partial(tell, server))
             except NoAnswer as silence:
                 verdict = Verdict(NO_ANSWER, str(silence), last_lines(server.output()))
             except (OSError, ValueError) as error:

@@ -138,26 +138,24 @@ def waits_for_others(pid):
     if not waits or not set(waits) <= {'inet_csk_accept', 'do_wait'}:
         return False
     timed = catches(pid, signal.SIGALRM) is not False or read(f'/proc/{pid}/timers')
-    return not timed and ('inet_csk_accept' not in waits or not accepts_for_a_time(pid))
+    return not timed and ('inet_csk_accept' not in waits or not may_time_out(pid))
 
 
-def accepts_for_a_time(pid):
-    """Whether a socket of the process has a time limit, SO_RCVTIMEO, or may have one."""
-    files = seen(lambda: os.listdir(f'/proc/{pid}/fd'), [])
-    links = {fd: seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '') for fd in files}
+def may_time_out(pid):
+    """Whether a socket of the process has a receive timeout, SO_RCVTIMEO, or may have one."""
     try:
-        process = os.pidfd_open(pid)
+        pidfd = os.pidfd_open(pid)
     except OSError:
         return True
     try:
-        return any(receives_for_a_time(process, int(fd)) for fd in links if links[fd].startswith('socket:'))
+        return any(socket_may_time_out(pidfd, fd) for fd, _ in open_sockets(pid))
     finally:
-        os.close(process)
+        os.close(pidfd)
 
 
-def receives_for_a_time(process, fd):
-    """The same for one descriptor of a process, which a descriptor of ours stands for: pidfd_open(2)."""
-    copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, process, fd, 0)
+def socket_may_time_out(pidfd, fd):
+    """The same for one socket of the process, whose pidfd is given: see pidfd_open(2)."""
+    copy = ctypes.CDLL(None).syscall(PIDFD_GETFD, pidfd, fd, 0)
     if copy < 0:
         return True
     with socket.socket(fileno=copy) as theirs:
@@ -222,12 +220,17 @@ def listening(inodes):
     return found
 
 
+def open_sockets(pid):
+    """The sockets of the process, in the order of their descriptors: (descriptor, inode) (Linux)."""
+    files = sorted(map(int, seen(lambda: os.listdir(f'/proc/{pid}/fd'), [])))
+    links = [(fd, seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '')) for fd in files]
+    return [(fd, link[len('socket:['):-1]) for fd, link in links if link.startswith('socket:')]
+
+
 def ports(pid):
     """The TCP ports that the process listens on, in the order of its descriptors."""
     if LINUX:
-        files = sorted(seen(lambda: os.listdir(f'/proc/{pid}/fd'), []), key=int)
-        links = [seen(lambda fd=fd: os.readlink(f'/proc/{pid}/fd/{fd}'), '') for fd in files]
-        inodes = [link[8:-1] for link in links if link.startswith('socket:')]
+        inodes = [inode for _, inode in open_sockets(pid)]
         found = listening(set(inodes))
         return [found[inode] for inode in inodes if inode in found]
     return [socket.laddr.port for socket in sorted(sockets_of(pid), key=lambda socket: socket.fd)

@@ -44,8 +44,8 @@ def as_run(command, port, app, pep475):
     return heeding_pythonpath(command) if pep475 == 'off' else command
 
 
-def with_app(command, app):
-    """The command with the application where {app} stands, or behind it."""
+def with_app(command, app=None):
+    """The command with the application, if any, where {app} stands, or behind it."""
     if not app or '{app}' in command:
         return command.replace('{app}', app or '')
     # before a comment, and what would go on in the next line
@@ -57,9 +57,9 @@ def heeding_pythonpath(command):
     return re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
 
 
-def try_out(start, app):
-    """Be the first client; return the longest pause in the answer, in seconds. Raises ServerFailed."""
-    with start(app) as server:
+def try_out(server):
+    """Run a server for one client; return the longest pause in the reply, in seconds. Raises ServerFailed."""
+    with server:
         server.pace = SLOWEST / 3  # until its first byte tells how slow it is
         try:
             client = connect(server)

@@ -157,10 +157,10 @@ class ServerProcess:
             children = kernel.children(os.getpid()) - self.strangers - started
         for pid in kernel.zombies(children):
             kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
-        return set(filter(self.is_ours, children))
+        return set(filter(self.is_orphan, children))
 
-    def is_ours(self, pid):
-        """Whether a child that nobody here has started is from this server, and not from another one."""
+    def is_orphan(self, pid):
+        """Whether a child that nobody here has started comes from this server, and not from another one."""
         ours = os.getpgrp()
         folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES', self.temporary.name)
         return kernel.seen(lambda: os.getpgid(pid), ours) != ours and folder == self.temporary.name

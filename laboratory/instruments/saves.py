@@ -68,11 +68,11 @@ class Files:
         for path in self.named:
             if path not in there:
                 return f'{path} is not there.'
-        return next(filter(None, (compiled(path) for path in there if path.endswith('.py'))), '')
+        return next(filter(None, (syntax_error(path) for path in there if path.endswith('.py'))), '')
 
 
-def compiled(path):
-    """Compile a file; return what is wrong with it: where, the line, and why."""
+def syntax_error(path):
+    """What keeps Python from compiling a file: where, the line, and why; '' for nothing."""
     try:
         with open(path, 'rb') as file, warnings.catch_warnings():
             warnings.simplefilter('ignore')

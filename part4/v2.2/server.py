@@ -453,7 +453,7 @@ def signal_socket(*numbers):
 
 
 def hold_signals():
-    """Have signals wait: one for a new child would be read by its parent, whose socket it still has."""
+    """Hold signals back: a new child has the socket of its parent, and would write its own signals there."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

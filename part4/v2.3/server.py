@@ -1,4 +1,4 @@
-"""A prefork WSGI server in which the thread of the loop runs the application, until that takes long.
+"""A prefork WSGI server that runs the application in the thread of the loop, unless it takes long.
 
 HTTP and WSGI are in protocol.py.
 """
@@ -35,9 +35,9 @@ RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replace
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
 SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
-TAKE_OVER = 0.005  # seconds in an application after which another thread runs the loop
+TAKE_OVER = 0.005  # seconds between two looks at the leader; if both see the same call, it loses the loop
 SLOW = 0.0002  # seconds; after an application that takes longer, the next one begins without the loop
-LEADER = object()  # the event for which a task waits that only the leader may go on with
+LEADER = object()  # the event of a task that only the leader may resume
 
 
 class WSGIServer:
@@ -174,7 +174,7 @@ class WSGIServer:
         threading.Thread(target=self.follow_and_lead, daemon=True).start()
 
     def follow_and_lead(self):
-        """Be one of the threads, as long as they are not too many."""
+        """Be one of the threads, as long as there are not too many."""
         try:
             while self.become_leader():
                 self.run_loop()
@@ -373,8 +373,7 @@ class Connection:
             if not self.response.finished:
                 yield from self.send(self.response.error(
                     '500 Internal Server Error', 'the server or its application failed'))
-        if self.unsent:
-            yield from self.send(b'')
+        yield from self.send(b'')  # what is still unsent
         return self.response.keep_alive
 
     def read_request(self):
@@ -535,7 +534,7 @@ def signal_socket(*numbers):
 
 
 def hold_signals():
-    """Have signals wait: one for a new child would be read by its parent, whose socket it still has."""
+    """Hold signals back: a new child has the socket of its parent, and would write its own signals there."""
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 

@@ -38,6 +38,6 @@ EXPECTED = {
 @pytest.mark.parametrize(('part', 'command'), EXPECTED)
 def test_a_server_that_many_use_is_judged_by_what_it_does(part, command):
     start = partial(own_server, f'cd {ROOT}/tests/corpus; PATH={BIN}:$PATH; {command}')
-    start = partial(start, pace=try_out(start, None if part == 'part3' else 'wsgiapp:app'))
+    start = partial(start, pace=try_out(start(None if part == 'part3' else 'wsgiapp:app')))
     verdicts = [measure(experiment, start) for experiment in EXPERIMENTS[part]]
     assert ', '.join(verdict.outcome for verdict in verdicts) == EXPECTED[part, command], verdicts

@@ -170,7 +170,7 @@ def test_a_wsgi_server_is_judged_by_its_workers_and_connections(name, outcomes):
 @pytest.mark.parametrize(('name', 'outcomes'), [(name, outcomes) for name, *outcomes in ROWS[1:]])
 def test_a_wsgi_server_is_judged_by_what_it_does(name, outcomes):
     start = partial(own_server, command(name))
-    start = partial(start, pace=try_out(start, 'wsgiapp:app'))
+    start = partial(start, pace=try_out(start('wsgiapp:app')))
     verdicts = {experiment.__name__: measure(experiment, start) for experiment in EXPERIMENTS}
     assert [verdict.outcome for verdict in verdicts.values()] == outcomes, verdicts
     for experiment, said in NAMED.get(name, {}).items():
