@@ -21,6 +21,7 @@ import os
 import shlex
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 
@@ -150,6 +151,12 @@ class Learner:
         self.findings += findings
         return not self.bad
 
+    def start_line(self):
+        """What the reader types to start the server."""
+        arguments = self.lesson.stage.arguments
+        command = self.command.replace(shlex.quote(sys.executable), 'python3')
+        return 'PYTHONPATH=part2/apps ' * bool(arguments) + with_app(command, *arguments)
+
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
         for most in range(LAST_LINES, -1, -1):
@@ -172,6 +179,8 @@ class Learner:
             told = HINTS[self.bad.experiment.__name__]
             last = min(self.hints, len(told))
             parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
+            if '\n    ' in told[last - 1] and 'tart your server' not in told[last - 1]:
+                parts.append(Text(f'To start your server in another terminal: {self.start_line()}', 'dim'))
             if self.hints > len(told):
                 parts.append(Text('There are no more hints.', 'yellow'))
         if self.at_once == 1:
@@ -181,13 +190,13 @@ class Learner:
 
 def height(shown):
     """How many lines of the terminal it takes; a command may be longer than one of them."""
-    lines = console.render_lines(shown, pad=False)
+    lines = Segment.split_lines(console.render(shown))
     return sum(max(1, math.ceil(Segment.get_line_length(line) / console.width)) for line in lines)
 
 
 def hint_lines(words):
     """A hint, whose commands are left in one piece, as they are typed."""
-    return [Text(line, 'yellow', no_wrap=line.startswith('    '), overflow='ignore')
+    return [Text(line, 'yellow', overflow='ignore' if line.startswith('    ') else None)
             for line in words.splitlines()]
 
 
@@ -262,6 +271,7 @@ class Screen:
 
     def __init__(self, learner, keys):
         self.learner, self.keys, self.size, self.ended = learner, keys, None, False
+        self.tested = ''  # when
 
     def commands(self):
         """{key: (its name, what it does)} of those that make sense now."""
@@ -290,13 +300,14 @@ class Screen:
     def show_keys(self, back=False):
         names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
         names += ['[bold]Enter[/] back'] * back
-        console.print('   '.join(names), end='', soft_wrap=True)
+        console.print('   '.join([f'[dim]{self.tested}[/]', *names]), end='', soft_wrap=True)
 
     def test(self):
         is_new = not self.learner.is_placed
         if self.size:  # else the first text is still there
             console.clear()
         self.learner.test()
+        self.tested = time.strftime('%H:%M:%S')
         if is_new and self.learner.bad:
             self.predict()
         self.show()
@@ -334,7 +345,7 @@ class Screen:
         if name:
             return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
         console.clear()
-        console.print('There is no scene about this.')
+        console.print('There is no scene about this. See it in two other terminals:')
         if self.learner.bad:
             shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
             command = self.learner.command.replace(shlex.quote(sys.executable), 'python3')

@@ -43,19 +43,21 @@ def lessons(part):
 
 
 def scene_of(experiment):
-    """The name of the scene that shows this experiment, or else one with the same cure; None for none."""
-    part = stages_of('part3' if experiment in part3.EXPERIMENTS else 'part4')
-    cured = cure(experiment.__name__, part)
-    about = [name for name, scene in SCENES.items() if scene.experiment is experiment]
-    about += [name for name, scene in SCENES.items() if cured and scene.stage == cured.name]
-    return next(iter(about), None)
+    """The name of the scene that shows this experiment, None for none."""
+    return next((name for name, scene in SCENES.items() if scene.experiment is experiment), None)
+
+
+def view_of(experiment):
+    """What to show of the kernel while it runs: as in its scene, or else in one with the same cure."""
+    cured = cure(experiment.__name__, stages_of('part3' if experiment in part3.EXPERIMENTS else 'part4'))
+    like = [scene for scene in SCENES.values() if cured and scene.stage == cured.name]
+    name = scene_of(experiment)
+    return views.VIEWS[SCENES[name].view if name else like[0].view if like else 'processes']
 
 
 def find(experiment, start):
     """Run an experiment; return the Finding. start is as in measure(). Raises ServerFailed."""
-    scene = scene_of(experiment)
-    view = views.VIEWS[SCENES[scene].view if scene else 'processes']
-    moments = []
+    view, moments = view_of(experiment), []
 
     def note(server, moment):
         moments.append((moment, view(server)))
