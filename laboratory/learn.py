@@ -34,7 +34,7 @@ from common import settings, stages
 from common.diff import step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
-from laboratory.experiments.lessons import HINTS, PREDICTIONS
+from laboratory.experiments.lessons import HINTS, PREDICTIONS, WHEN_IT_STOPS
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
@@ -47,6 +47,7 @@ FEW = 3  # complaints of an experiment that has more
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
 NEXT_LINE = ';\n    '
 LAST_LINES = 6  # of what a server printed
+CTRL_C = '[dim](Ctrl-C ends)[/]'
 DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
 WHAT_NOW = """\
 It is tested now, and again whenever you save it.
@@ -102,7 +103,7 @@ class Learner:
         if self.untested:
             return
         try:
-            with console.status('does it serve?') as status:
+            with console.status(f'does it serve? {CTRL_C}') as status:
                 examine = self.test_lesson if self.is_placed else self.find_lesson
                 examine(self.try_out(), status)
         except ServerFailed as failed:
@@ -124,7 +125,7 @@ class Learner:
 
     def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
-        status.update(f'lesson {self.number + 1} of {len(self.lessons)}')
+        status.update(f'lesson {self.number + 1} of {len(self.lessons)} {CTRL_C}')
         passes = self.take(course.find_at_once(self.lesson.experiments, start, self.at_once))
         if passes and not self.is_last:
             self.number, self.findings = self.number + 1, []
@@ -138,12 +139,12 @@ class Learner:
         in_order = sorted(self.lesson.experiments, key=lambda experiment: experiment != self.failed_last)
 
         def tell(experiment):
-            status.update(f'{experiment.__doc__}?')
+            status.update(f'{experiment.__doc__}? {CTRL_C}')
         if self.take(course.find_in_order(in_order, start, tell)):
             self.test_earlier(start, status)
 
     def test_earlier(self, start, status):
-        status.update('this lesson passes; do the earlier ones still pass?')
+        status.update(f'this lesson passes; do the earlier ones still pass? {CTRL_C}')
         self.take(course.find_at_once(self.lesson.earlier, start, self.at_once))
 
     def take(self, findings):
@@ -176,7 +177,8 @@ class Learner:
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
         if self.bad and self.hints:
-            told = HINTS[self.bad.experiment.__name__]
+            stopped = self.bad.verdict.outcome in NO_VERDICT
+            told = WHEN_IT_STOPS if stopped else HINTS[self.bad.experiment.__name__]
             last = min(self.hints, len(told))
             parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
             if '\n    ' in told[last - 1] and 'tart your server' not in told[last - 1]:
@@ -456,16 +458,17 @@ def main():
         folder = MINE if part == 'part3' else f'{MINE}/{part}'
         command = f'{shlex.quote(sys.executable)} {folder}/server.py'
         names = copied(stage, folder)
-        begin = f'{folder}/server.py is there already, and is used as it is.'
+        begin = f'{folder}/server.py is there already, and is used as it is. Move it away to begin again.'
         if names:
             number = first_after(stage)
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'
     learner = Learner(course.lessons(part), command, folder, number, patience)
-    console.print(f'{begin}\n{WHAT_NOW}\n', markup=False)
+    console.print(f'{begin}\n', markup=False)
     if not (console.is_terminal and sys.stdin.isatty()):
         learner.test()
         console.print(learner.view())
         return 2 if learner.untested else 1 if learner.bad else 0
+    console.print(f'{WHAT_NOW}\n')
     with Keys() as keys:
         screen = Screen(learner, keys)
         try:

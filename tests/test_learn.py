@@ -30,7 +30,7 @@ FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part3-v1.2': ('one_child', 'the child has answered and is a zombie.'),
     'part3-v1.3': ('eintr', 'the first SIGCHLD ends the server.'),
     'part3-final': ('children_at_once', '23 zombies after 24 children ended together.'),
-    'part2-v1.1': ('environ', "wrong: PATH_INFO is '/caf%C3%A9%20x?a=1&b=%20';"),
+    'part2-v1.1': ('environ', "wrong: PATH_INFO is '/caf%C3%A9%20x?a=1&b=%20' instead of '/cafÃ© x';"),
     'part2-v1.2': ('whole_response', 'wrong: streaming: one piece of the body waits for the next one '),
     'part2-v1.3': ('outlives', 'wrong: an empty connection: the server ends.'),
     'part2-v1.4': ('refuses', 'wrong: no Host: 200 instead of 400 (RFC 9112, section 3.2);'),
@@ -98,6 +98,11 @@ def test_a_lesson_is_about_what_its_stage_is_the_first_to_pass(lesson):
     assert 'bug' not in {after[experiment.__name__] for experiment in lesson.earlier}
 
 
+def test_to_have_no_worker_is_bad_but_to_have_no_child_is_not():
+    assert course.Finding(None, Verdict('no worker', ''), []).is_bad
+    assert not course.Finding(None, Verdict('no child', ''), []).is_bad
+
+
 @pytest.mark.parametrize('lesson', LESSONS, ids=lambda lesson: lesson.stage.name)
 def test_the_stage_before_a_lesson_fails_at_its_first_question(lesson, house):
     before = stage_before(lesson.stage)
@@ -131,7 +136,7 @@ def test_a_file_that_is_there_is_used_as_it_is(house):
     mine = house / 'my/server.py'
     mine.write_text((ROOT / 'part3/v1.1/server.py').read_text())
     status, output, _ = learn(house, FROM='part3-v1.0')
-    assert output.startswith('my/server.py is there already, and is used as it is.\n')
+    assert output.startswith('my/server.py is there already, and is used as it is. ')
     assert 'bug  reaps a child that has ended' in output
     assert mine.read_text() == (ROOT / 'part3/v1.1/server.py').read_text()
     assert status == 1
@@ -444,6 +449,14 @@ def test_a_file_beside_the_server_counts_and_what_an_editor_leaves_does_not(file
     assert [files.files.were_saved() for _ in range(3)] == [False] * 3
     (files.folder / 'protocol.py').write_text('')
     assert [files.files.were_saved() for _ in range(2)] == [False, True]
+
+
+def test_a_server_that_is_written_later_counts(files):
+    (files.folder / 'server.py').unlink()
+    later = saves.Files('python3 my/server.py', 'my')
+    later.note()
+    (files.folder / 'server.py').write_text('now')
+    assert [later.were_saved() for _ in range(2)] == [False, True]
 
 
 def test_a_file_that_vanishes_for_a_moment_does_not_count(files):

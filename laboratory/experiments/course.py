@@ -6,7 +6,7 @@ from common.stages import Stage, stages_of
 from laboratory.experiments import part3
 from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.tables import at_once, cure, questions
-from laboratory.experiments.verdicts import BUG, NO_VERDICT, Verdict, measure
+from laboratory.experiments.verdicts import BUG, NO_VERDICT, NO_WORKER, Verdict, measure
 from laboratory.instruments import views
 
 
@@ -25,8 +25,8 @@ class Finding(NamedTuple):
 
     @property
     def is_bad(self):
-        """Whether there is something to mend: a question that does not arise is none."""
-        return self.verdict.outcome in (BUG, *NO_VERDICT)
+        """Whether there is something to mend. To have no child may be right, to have no worker is not."""
+        return self.verdict.outcome in (BUG, NO_WORKER, *NO_VERDICT)
 
 
 def lessons(part):

@@ -46,6 +46,18 @@ PREDICTIONS = {
         'Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
 }
 
+# The same three steps for a server that has ended, or does not answer.
+WHEN_IT_STOPS = (
+    'Look at the last lines that it printed. If there is a traceback, its last line names the error, and the '
+    'lines above it name the place. If there is none, press t: you see the system calls of one request.',
+
+    'An error in a child ends only the child. An error in the first process, or in a signal handler that '
+    'runs there, ends the server. So find out which process has failed, and at which client: the first one, '
+    'or a later one?',
+
+    "Put print('...', flush=True) before each line that can fail or wait, such as accept(), recv(), send() "
+    'and what your handler calls. The last line that is printed shows how far the server has come.')
+
 # By experiment: what to look at, the idea, and the place, with the call.
 HINTS = {
     'silent_client': (
@@ -87,7 +99,8 @@ HINTS = {
     'one_child': (
         'Send a request, and look for processes in state Z:\n'
         '    curl -s -m 2 localhost:8888/hello; ps -A -o pid,ppid,stat,comm | grep " Z"\n'
-        'The PPID in the last line is your server, the parent of this dead child. What has it not asked yet?',
+        'Z is a child that has ended. Its PPID is your server: what has it not asked yet? If your child is '
+        'not there, it may not have ended at all.',
 
         'The kernel keeps a child that has ended until its parent asks how it ended. A parent that asks too '
         'early has to wait, and so do its clients. But the kernel sends it a signal when a child has ended, '
@@ -133,7 +146,8 @@ HINTS = {
         'has.',
 
         'In the handler, os.wait() waits until a child ends. Call os.waitpid(-1, os.WNOHANG) instead, see '
-        'waitpid(2): it returns (0, 0) at once if there are children, but none has ended.'),
+        'waitpid(2): it returns (0, 0) at once if there are children, but none has ended. Then your handler '
+        'has to return, too.'),
     'hello': (
         'Your server may have printed why. Each of wsgiapp:app, flaskapp:app, pyramidapp:app and '
         'djangoapp:app (in part2/apps) has to answer this:\n'

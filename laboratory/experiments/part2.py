@@ -91,7 +91,8 @@ def environ(server, tell=tell_nobody):
         seen = json.loads(response.body)
     except ValueError:
         return Verdict(BUG, f'the application was not run: {response}')
-    wrong = [f'{name} is {seen.get(name)!r}' for name, due in ENVIRON.items()
+    wrong = [f'{name} is {seen.get(name)!r}' + f' instead of {due!r}' * (not re.search(r'[?+|]', due))
+             for name, due in ENVIRON.items()
              if not isinstance(seen.get(name), str | None) or not re.fullmatch(due, str(seen.get(name)))]
     if wrong:
         wrong[-1] += ' (PEP 3333, environ Variables, and RFC 3875, section 4.1)'

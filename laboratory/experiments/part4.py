@@ -140,6 +140,7 @@ def killed_supervisor(server, tell=tell_nobody):
     if not workers:
         return Verdict(NO_WORKER, 'it has no worker that could be left behind')
     kernel.send(top, signal.SIGKILL)
+    kernel.eventually(lambda: not kernel.alive(top))
     tell('The supervisor was killed')
     kernel.eventually(lambda: not any(map(kernel.alive, workers)), server.patience)
     left = [pid for pid in workers if kernel.alive(pid)]

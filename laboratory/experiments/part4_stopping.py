@@ -139,11 +139,11 @@ def restart_backlog(server, tell=tell_nobody):
     tell(f'{len(clients)} clients are in the backlog, and the server has got SIGHUP')
     kernel.go_on(workers)
     new = replaced(server, top, workers, len(workers))
-    lost = sum(rest_of(client, A_WHILE).status != 200 for client in clients)
-    seen = f'{lost} of {len(clients)} clients in the backlog are not answered'
+    answered = sum(rest_of(client, A_WHILE).status == 200 for client in clients)
+    seen = f'{answered} of {len(clients)} clients in the backlog are answered'
     if not new:
         return Verdict(BUG, f'{not_replaced(top)}; {seen}')
-    return Verdict(BUG if lost else PASS, seen)
+    return Verdict(PASS if answered == len(clients) else BUG, seen)
 
 
 def visit(server, each, stopped, replies):

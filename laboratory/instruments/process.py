@@ -26,6 +26,7 @@ SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 START = 20  # seconds in which it must listen, and print what is waited for
+TRIES = 3  # so many times that, while it works: a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
@@ -201,9 +202,14 @@ class ServerProcess:
             return f', by {signal.Signals(number).name}'
         return f', with exit status {status}'
 
+    def is_asleep(self):
+        return kernel.activity(self.family())[0]
+
     def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
-        kernel.eventually(lambda: condition() or self.is_gone(), START)
+        for _ in range(TRIES):
+            if kernel.eventually(lambda: condition() or self.is_gone(), START) or self.is_asleep():
+                break
         if not (result := condition()):
             ended = f', but ended{self.exit_status()}' if self.is_gone() else ''
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))

@@ -27,11 +27,12 @@ class Files:
     """
 
     def __init__(self, command, folder):
-        self.named = [os.path.relpath(path) for path in files_in(command)]
-        self.folder = folder
+        self.command, self.folder = command, folder
+        self.named = set()  # those that were there at some time
         self.tested, self.before, self.next = None, None, 0
 
     def paths(self):
+        self.named.update(os.path.relpath(path) for path in files_in(self.command))
         paths = set(self.named)
         for path in self.named:
             if path.startswith(f'{self.folder}/'):
@@ -65,7 +66,7 @@ class Files:
     def problem(self):
         """Why the server cannot run: a file is missing, or is no Python but should be; '' for no reason."""
         there = self.look()
-        for path in self.named:
+        for path in sorted(self.named):
             if path not in there:
                 return f'{path} is not there.'
         return next(filter(None, (syntax_error(path) for path in there if path.endswith('.py'))), '')
