@@ -233,7 +233,7 @@ class ServerProcess:
             calm = now - calm_since
             at_rest = calm > max(REST, 3 * self.pace) or calm > REST and self.waits_for_others()
             if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > kernel.LIMIT:
-                return False
+                return bool(condition())  # it may have come to rest just because it has done so
             time.sleep(pause)
         return True
 
