@@ -185,6 +185,7 @@ def test_a_pipelined_request_is_answered_though_the_application_took_long_before
 def test_an_endless_response_that_is_not_read_costs_no_thread_of_the_pool(serve, stage, tmp_path):
     server = with_app(serve, stage, tmp_path, ENDLESS, THREADS='1', SEND_TIMEOUT='1')
     (worker,) = workers(server)
+    server.let_rest()
     threads = len(kernel.tasks(worker))
     with connect(server) as deaf, connect(server) as other:
         deaf.sendall(GET)
@@ -268,6 +269,7 @@ def test_a_client_that_takes_no_more_of_a_list_is_reset(serve, tmp_path):
 def test_a_thread_ends_whose_client_has_gone(serve, stage, tmp_path):
     server = with_app(serve, stage, tmp_path, ENDLESS, THREADS='1')
     (worker,) = workers(server)
+    server.let_rest()  # it has started its threads then
     threads = len(kernel.tasks(worker))
     for _ in range(3):
         with connect(server) as client:
