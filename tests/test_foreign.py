@@ -164,5 +164,4 @@ def test_without_the_old_accept_eintr_is_not_tested(tmp_path):
 def test_the_grader_waits_for_a_reply_that_pauses():
     start = partial(own_server, f'{sys.executable} tests/servers/foreign.py pauses')
     pace = try_out(start())
-    assert pace > 0.2
     assert measure(part3.end_of_reply, partial(start, pace=pace)).outcome == 'pass'

@@ -185,7 +185,7 @@ class WSGIServer:
     def become_leader(self):
         """Wait until the leader leaves the loop, or stays away from it for TAKE_OVER seconds."""
         with self.change:
-            if self.leader and self.followers >= THREADS:
+            if self.followers + bool(self.leader) > THREADS:
                 return False
             self.followers += 1
             if self.waiting:
