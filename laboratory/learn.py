@@ -31,7 +31,7 @@ from rich.table import Table
 from rich.text import Text
 
 from common import settings, stages
-from common.diff import step
+from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import HINTS, PREDICTIONS, WHEN_IT_STOPS
@@ -48,7 +48,6 @@ OWN_PORT = 'It does not listen on the port in the variable PORT, so each test ta
 NEXT_LINE = ';\n    '
 LAST_LINES = 6  # of what a server printed
 CTRL_C = '[dim](Ctrl-C ends)[/]'
-DIFF_STYLES = {'+': 'green', '-': 'red', '@': 'cyan'}
 WHAT_NOW = """\
 It is tested now, and again whenever you save it.
 You see the first thing that it does wrong: mend that, and save."""
@@ -152,11 +151,15 @@ class Learner:
         self.findings += findings
         return not self.bad
 
+    @property
+    def typed(self):
+        """The command as the reader would type it."""
+        return self.command.replace(shlex.quote(sys.executable), 'python3')
+
     def start_line(self):
         """What the reader types to start the server."""
         arguments = self.lesson.stage.arguments
-        command = self.command.replace(shlex.quote(sys.executable), 'python3')
-        return 'PYTHONPATH=part2/apps ' * bool(arguments) + with_app(command, *arguments)
+        return 'PYTHONPATH=part2/apps ' * bool(arguments) + with_app(self.typed, *arguments)
 
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
@@ -350,8 +353,7 @@ class Screen:
         console.print('There is no scene about this. See it in two other terminals:')
         if self.learner.bad:
             shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
-            command = self.learner.command.replace(shlex.quote(sys.executable), 'python3')
-            console.print(f'Start: {start_line(shown, command)}\nType:  {shown.command}\n',
+            console.print(f'Start: {start_line(shown, self.learner.typed)}\nType:  {shown.command}\n',
                           markup=False, soft_wrap=True)
         self.show_keys(back=True)
 
@@ -398,7 +400,8 @@ def both_diffs(learner):
     for title, lines in diffs.items():
         text = Text.assemble((f'{title}\n\n', 'bold'))
         for line in lines:
-            text.append(f'{printable(line.expandtabs(4))}\n', DIFF_STYLES.get(line[:1], ''))
+            coloured = COLOURS.get(line[:1], '') + printable(line.expandtabs(4))
+            text.append(Text.from_ansi(coloured)).append('\n')
         texts.append(text)
     widths = [max(map(len, text.plain.splitlines())) for text in texts]
     if sum(widths) + 3 > console.width:
