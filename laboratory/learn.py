@@ -43,9 +43,7 @@ from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 
 MINE = 'my'  # the folder of what the reader writes
-FEW = 3  # complaints of an experiment that has more
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
-NEXT_LINE = ';\n    '
 LAST_LINES = 6  # of what a server printed
 CTRL_C = '[dim](Ctrl-C ends)[/]'
 WHAT_NOW = """\
@@ -205,11 +203,10 @@ def hint_lines(words):
             for line in words.splitlines()]
 
 
-def few(evidence, between='; '):
-    """The evidence; of a long list of complaints the first ones."""
-    complaints = [complaint[:2 * console.width] for complaint in printable(evidence).split('; ')]
-    more = len(complaints) - FEW
-    return between.join([*complaints[:FEW], *[f'and {more} more'] * (more > 0)])
+def first(evidence):
+    """The evidence; of a list of complaints the first one."""
+    complaint, *others = printable(evidence).split('; ')
+    return complaint[:2 * console.width] + f'; and {len(others)} more' * bool(others)
 
 
 def verdict_line(finding):
@@ -220,15 +217,20 @@ def verdict_line(finding):
 def failure(finding, lesson, most):
     """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
     if finding.experiment in lesson.earlier:
-        yield Text('This lesson passes, but your server has lost what it could do before.\n')
+        yield Text('This lesson passes, but something that should still hold does not.\n')
     yield verdict_line(finding)
     yield from map(Text, conditions(finding.experiment))
     if finding.moments:
         *before, (moment, seen) = finding.moments
-        yield Text('\n'.join(['', *(f'{earlier}.' for earlier, _ in before), f'{moment}:', '']))
-        if getattr(seen, 'row_count', 1):
+        is_empty = getattr(seen, 'row_count', 1) == 0  # of a server that has ended
+        words = [f'{earlier}.' for earlier, _ in before] + [moment + ('.' if is_empty else ':\n')]
+        yield Text('\n'.join(['', *(line[0].upper() + line[1:] for line in words)]))
+        if not is_empty:
             yield seen
-    yield Text(f'\nWhat happened: {few(finding.verdict.evidence, between=NEXT_LINE)}.')
+    evidence = finding.verdict.evidence.removeprefix('wrong: ')
+    if finding.moments:  # whose name stands above it
+        evidence = evidence.removeprefix(f'{moment}: ')
+    yield Text(f'\nWhat happened: {first(evidence)}.')
     if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
 
@@ -243,7 +245,7 @@ def conditions(experiment):
 
 def printed(verdict, most):
     """The last lines that a server printed, if it has raised an error or ended."""
-    lines = [line.rstrip() for line in verdict.printed]
+    lines = [line.rstrip() for line in verdict.printed or ()]
     raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
     if raised:
         lines = lines[:raised[-1] + 1]
@@ -263,7 +265,7 @@ def shortened(lines, most):
 def success(learner):
     for finding in learner.findings[:len(learner.lesson.experiments)]:
         yield verdict_line(finding)
-        yield Text(f'      {few(finding.verdict.evidence)}\n', 'dim')
+        yield Text(f'      {first(finding.verdict.evidence)}\n', 'dim')
     if learner.is_last:
         part = learner.lesson.stage.part
         yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')

@@ -5,14 +5,15 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from operator import attrgetter
 
 import pytest
 
-from common.stages import ROOT, find_stage
+from common.stages import ROOT, all_stages, find_stage, stages_of
 from laboratory.experiments import course
 from laboratory.experiments.lessons import HINTS, PREDICTIONS
 from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.experiments.tables import EXPERIMENTS, cure
 from laboratory.instruments.process import ServerProcess, free_port
 
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
@@ -87,6 +88,26 @@ def test_only_the_third_hint_gives_the_cure_away(experiment):
     for word in GIVEAWAYS[experiment]:
         assert word.lower() not in look + idea
         assert word.lower() in place
+
+
+TO_BE_WRITTEN = {'handle_exit', 'write'}
+
+
+def functions(stage):
+    """The names of the functions in the files of a stage."""
+    texts = [(ROOT / stage.folder / name).read_text() for name in stage.files]
+    return set(re.findall(r'def (\w+)', '\n'.join(texts)))
+
+
+@pytest.mark.parametrize('experiment', HINTS)
+def test_a_hint_names_only_functions_that_the_reader_has(experiment):
+    part = next(part for part in EXPERIMENTS if experiment in map(attrgetter('__name__'), EXPERIMENTS[part]))
+    stages = stages_of(part)
+    cured = cure(experiment, stages)
+    have = functions(stages[stages.index(cured) - 1] if cured else stages[-1])
+    ours = set().union(*map(functions, all_stages()))
+    named = set(re.findall(r'(\w+)\(', ' '.join(HINTS[experiment])))
+    assert named & ours - have - TO_BE_WRITTEN == set()
 
 
 def test_no_hint_leads_to_our_solution():

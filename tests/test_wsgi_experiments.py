@@ -125,7 +125,14 @@ def test_every_wrong_answer_is_named_with_its_section(serve):
     verdict = measure(part2.refuses, partial(stage_server, find_stage('part2-v1.2')))
     assert 'no Host: 200 instead of 400 (RFC 9112, section 3.2); two Hosts: 200' in verdict.evidence
     assert verdict.evidence.endswith('a Content-Length in words: the server ends')
-    assert verdict.printed[-1] == "ValueError: invalid literal for int() with base 10: 'ten'"
+
+
+def test_only_what_was_printed_at_the_first_wrong_answer_is_kept(serve):
+    ended = measure(part2.outlives, partial(stage_server, find_stage('part2-v1.2')))
+    assert ended.printed[-1] == 'ValueError: not enough values to unpack (expected at least 1, got 0)'
+    printed_later = measure(part2.whole_response, partial(stage_server, find_stage('part2-v1.1')))
+    assert printed_later.evidence.startswith('wrong: streaming: ')
+    assert 'Error' not in ''.join(printed_later.printed)
 
 
 def changed(tmp_path, stage, before, after):
@@ -151,7 +158,7 @@ def test_a_framework_that_the_servers_python_lacks_is_not_tested(tmp_path):
                     '\ndef main():\n    if "flask" in sys.argv[1]:\n'
                     '        raise ModuleNotFoundError("No module named \'flask\'")\n')
     verdict = measure(part2.hello, start)
-    assert verdict == (NOT_TESTED, 'with flaskapp:app: the Python of this server has no flask', ())
+    assert verdict == (NOT_TESTED, 'with flaskapp:app: the Python of this server has no flask', None)
 
 
 def test_a_framework_that_fails_counts_more_than_one_that_is_not_there(tmp_path):
@@ -159,7 +166,9 @@ def test_a_framework_that_fails_counts_more_than_one_that_is_not_there(tmp_path)
                     '\ndef main():\n    if "flask" in sys.argv[1]:\n'
                     '        raise ModuleNotFoundError("No module named \'flask\'")\n'
                     '    if "pyramid" in sys.argv[1]:\n        sys.argv[1] = "wsgi_probes:app"\n')
-    assert measure(part2.hello, start).outcome == BUG
+    verdict = measure(part2.hello, start)
+    assert verdict.outcome == BUG
+    assert verdict.evidence.startswith('with pyramidapp:app: there is no hello in the answer: 200')
 
 
 def test_an_experiment_leaves_no_folder_behind():

@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     """What an experiment has found."""
     experiment: object
     verdict: Verdict
-    moments: list  # of (what was done, what the kernel showed then)
+    moments: list  # of (what was done, what was seen then: what came of it, or what the kernel showed)
 
     @property
     def is_bad(self):
@@ -60,7 +60,8 @@ def find(experiment, start):
     view, moments = view_of(experiment), []
 
     def note(server, moment):
-        moments.append((moment, view(server)))
+        seen = views.exchange(*server.exchange) if server.exchange else view(server)
+        moments.append((moment, seen))
     return Finding(experiment, measure(experiment, start, note), moments)
 
 

@@ -126,7 +126,7 @@ HINTS = {
         'Let many children end together, and count the zombies:\n'
         '    make client MAX_CLIENTS=128 HOLD=0; sleep 1\n'
         f'    ps -A -o ppid,stat | grep -w $(pgrep -of {SERVER}) | grep -c Z\n'
-        'Then look at the evidence: how many children ended, and how many zombies are left?',
+        'Then look at what happened in the test: how many children ended, and how many zombies are left?',
 
         'A signal that is already pending is not counted again. So your handler may run once for 24 '
         'children, and cannot know how many have ended. It has to reap all of them each time, and must not '
@@ -165,7 +165,7 @@ HINTS = {
         PROBES +
         "    curl 'localhost:8888/a%20b?x=1'\n"
         'The application answers with its environ. Look at PATH_INFO, and look for the User-Agent of curl. '
-        'The evidence says what else is missing.',
+        'What else did curl send that is not there?',
 
         'The application wants the parts of the request one by one: the decoded path, the query string as '
         'it came, and a variable for each header. All of it is text, in which each character stands for one '
@@ -187,8 +187,8 @@ HINTS = {
         'to the blank line, then read() as much as Content-Length says, or nothing without it. Then '
         'wsgi.input is an io.BytesIO of that body. See socket.makefile.'),
     'whole_response': (
-        'The evidence lists the rules that you break, and where they are written. Mend one and save: the '
-        'list gets shorter. Some you can see with curl, such as the Date:\n'
+        'You see the first rule that you break, and where it is written. Mend that and save, and you see the '
+        'next one. Some you can see with curl, such as the Date:\n'
         '    curl -i localhost:8888/hello\n'
         'Is that the time now?',
 
@@ -200,7 +200,7 @@ HINTS = {
         'the data. finish_response() calls it for each piece, and result.close() in a finally. With '
         'exc_info, raise it if headers_sent. For Date: email.utils.formatdate(usegmt=True).'),
     'validator': (
-        'The evidence quotes wsgiref.validate, which watches both sides. Start your server with '
+        'The complaint comes from wsgiref.validate, which watches both sides. Start your server with '
         'PYTHONPATH=laboratory/experiments/apps and wsgi_probes:checked, and type:\n'
         '    curl localhost:8888/\n'
         'Your server should print "close() was called".',
@@ -223,7 +223,7 @@ HINTS = {
         "split the body, or format it into a string. Encode the head alone, with 'latin-1', and send head "
         '+ body with sendall().'),
     'outlives': (
-        'The evidence says what failed, and the traceback says where. Mend that and save, and you see the '
+        'The screen says what failed, and the traceback says where. Mend that and save, and you see the '
         'next failure. An empty connection looks like this:\n'
         '    python3 -c \'import socket; socket.create_connection(("localhost", 8888))\'\n'
         'The server dies.',
@@ -236,8 +236,8 @@ HINTS = {
         'Exception), print the traceback and answer 500. Close in a finally. Call settimeout() after '
         'accept(). For a reset, set SO_LINGER to 0 seconds, see socket(7), before you close.'),
     'refuses': (
-        'The evidence has each bad request, the status that it got, and the section of the RFC. This one '
-        'has no Host:\n'
+        'You see a bad request, what it got, and the section of the RFC that is against it. This one has no '
+        'Host:\n'
         "    curl -i -H 'Host:' localhost:8888/hello\n"
         'Why does your code not notice? It looks for what it needs, and for nothing else.',
 
@@ -251,8 +251,7 @@ HINTS = {
     'promises': (
         PROBES +
         '    curl -i localhost:8888/break-header\n'
-        'X-Smuggled is a header that the application never named. The evidence lists the other broken '
-        'promises.',
+        'X-Smuggled is a header that the application never named. How has it come into your reply?',
 
         'An application may pass on what its users type, so check what it gives you, as you check a '
         'request. A malformed status or header must not go out. Neither must more bytes than it has '
@@ -359,8 +358,8 @@ HINTS = {
         'take(buffer, size + 2), the piece and its line end. At 0, take_fields(). Put the length into '
         "headers['content-length']. RFC 9112, section 7.1."),
     'smuggling': (
-        'The evidence names requests that can be read in two ways, and you saw a second request in them. '
-        'Here, a size has a sign:\n'
+        'The request can be read in two ways, and you saw a second request in it. In this one, a size has a '
+        'sign:\n'
         r"    (printf 'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+0\r\n\r\n'; sleep "
         '1) | curl -s telnet://localhost:8888\n'
         'A 200 is wrong.',
@@ -410,7 +409,7 @@ HINTS = {
         'took. At BlockingIOError, wait for selectors.EVENT_WRITE, but only while bytes are left. Take the '
         'next piece from the application when all is sent.'),
     'late_clock': (
-        'The bytes came in time, but the server was stopped and read them late. The evidence says which '
+        'The bytes came in time, but the server was stopped and read them late. The screen says which '
         'clients were cut off. In your code, find where you look at the clock, and where at the socket. '
         'Which comes first?',
 
@@ -430,9 +429,9 @@ HINTS = {
         'kernel reports the listening socket as ready again at once. Do not look at that socket for a '
         'moment, and serve the clients that you have.',
 
-        'In accept_clients(), where you call accept(): except OSError, which is EMFILE here, wait half a '
-        'second without the listening socket in your selector (unregister()). First except BlockingIOError '
-        'and ConnectionAbortedError, which are harmless. See accept(2).'),
+        'Where your loop calls accept(): except OSError, which is EMFILE here, wait half a second without '
+        'the listening socket in your selector (unregister()). First except BlockingIOError and '
+        'ConnectionAbortedError, which are harmless. See accept(2).'),
     'stop_mid_reply': (
         PROBES +
         f'    curl -s localhost:8888/large | (sleep 1; pkill -of {SERVER}; wc -c)\n'

@@ -25,6 +25,7 @@ from laboratory.instruments.client import (
     request,
     reset,
 )
+from laboratory.instruments.process import last_lines
 
 PROBES = ['wsgi_probes:app']
 A_WHILE = 4  # seconds that the next client waits for a server that is at rest
@@ -43,28 +44,35 @@ def survives(server):
         return False
 
 
-def verdict(wrong, right):
+def verdict(wrong, right, printed=None):
     """Bug, with everything that is wrong; or pass, with what is right."""
-    return Verdict(BUG, f'wrong: {"; ".join(wrong)}') if wrong else Verdict(PASS, right)
+    return Verdict(BUG, f'wrong: {"; ".join(wrong)}', printed) if wrong else Verdict(PASS, right)
 
 
-def go_through(server, questions):
-    """Ask all, and whether the next client is served after each; return the list of what is wrong.
+def go_through(server, questions, right, tell):
+    """Ask all, and whether the next client is served after each; return the Verdict.
 
     questions    {name: a function that is given the server and returns a complaint, or nothing}
+    right        the evidence if nothing is wrong
+    tell         is told the name of the first one that finds something wrong
     """
     if not all(survives(server) for _ in range(FIRST)):
         raise NoAnswer('a plain GET is not answered with 200')
-    wrong = []
+    wrong, printed = [], []
     for name, ask in questions.items():
-        complaint = ask(server)
-        if not survives(server):
+        server.exchange, before = None, server.output()
+        complaint, is_over = ask(server), not survives(server)
+        if is_over:
             server.let_rest()
             complaint = 'the server ends' if server.has_ended() else 'the next client is not served'
-            return [*wrong, f'{name}: {complaint}']
         if complaint:
+            if not wrong:
+                tell(name)
+                printed = last_lines(server.output().removeprefix(before))
             wrong.append(f'{name}: {complaint}')
-    return wrong
+        if is_over:
+            break
+    return verdict(wrong, right, printed)
 
 
 @started_with(apps=['wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'])
@@ -87,6 +95,7 @@ ENVIRON = {  # what is due in it, a pattern; None where it may be absent
 def environ(server, tell=tell_nobody):
     """passes on the query string, headers and decoded path"""
     response = get(server, '/caf%C3%A9%20x?a=1&b=%20', 'X-Probe: one', 'X-Probe: two')
+    tell('A client asks the application for its environ')
     try:
         seen = json.loads(response.body)
     except ValueError:
@@ -105,6 +114,7 @@ def whole_request(server, tell=tell_nobody):
     body = ALL_BYTES * 16
     data = request('POST', '/body', 'X-Padding: ' + 'x' * 2000, body=body)
     response = fetch(server, data[:1500], data[1500:3000], data[3000:])
+    tell('A request comes in three pieces; the application answers with the body that it gets')
     seen = len(response.body) if response.status == 200 else response
     wrong = [] if response.body == body else [f'{seen} instead of {len(body)} bytes of body']
     return verdict(wrong, f'it reads a request of {len(data)} bytes that comes in three pieces')
@@ -130,6 +140,7 @@ def streaming(server):
             early = server.wait_until(
                 lambda: readable(client) and b'before, ' in client.recv(65536, socket.MSG_PEEK))
         reply = read_reply(client, server)
+    server.exchange = request('GET', '/wait'), reply
     if reply.body != b'before, after':
         return str(reply)
     return '' if early else 'one piece of the body waits for the next one (PEP 3333, Buffering and Streaming)'
@@ -191,7 +202,7 @@ RESPONSE_RULES = {
 @started_with(apps=PROBES, judges_ends=True)
 def whole_response(server, tell=tell_nobody):
     """sends the whole response: write(), exc_info, close(), streaming, Date"""
-    return verdict(go_through(server, RESPONSE_RULES), f'it keeps {len(RESPONSE_RULES)} rules of PEP 3333')
+    return go_through(server, RESPONSE_RULES, f'it keeps {len(RESPONSE_RULES)} rules of PEP 3333', tell)
 
 
 @started_with(apps=['wsgi_probes:checked'], judges_ends=True)
@@ -200,6 +211,7 @@ def validator(server, tell=tell_nobody):
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
         before = times_noted(server, 'closed')
         reply = fetch(server, data)
+        tell('wsgiref.validate looks at both sides')
         complaints = server.folder / 'complaints'
         if complaints.exists():
             return Verdict(BUG, f'wsgiref.validate complains: {complaints.read_text().splitlines()[0]}')
@@ -214,6 +226,7 @@ def validator(server, tell=tell_nobody):
 def binary_body(server, tell=tell_nobody):
     """leaves a binary body intact"""
     reply = get(server, '/binary')
+    tell('The application answers with all 256 bytes')
     wrong = [] if reply.body == ALL_BYTES else [f'{len(reply.body)} bytes arrive, not the 256 that were sent']
     return verdict(wrong, 'all 256 bytes arrive unchanged')
 
@@ -301,7 +314,7 @@ FAILURES = {  # bytes to send, or a question of its own
 def outlives(server, tell=tell_nobody):
     """serves the next client, whatever fails"""
     questions = {name: fail if callable(fail) else sends(fail) for name, fail in FAILURES.items()}
-    return verdict(go_through(server, questions), f'it survives {len(FAILURES)} failures')
+    return go_through(server, questions, f'it survives {len(FAILURES)} failures', tell)
 
 
 def bad_request(reply):
@@ -373,7 +386,7 @@ def gets(data, due, section):
 def refuses(server, tell=tell_nobody):
     """refuses malformed requests"""
     questions = {name: gets(data, due, section) for name, data, due, section in MALFORMED}
-    return verdict(go_through(server, questions), f'it refuses {len(questions)} malformed requests')
+    return go_through(server, questions, f'it refuses {len(questions)} malformed requests', tell)
 
 
 def without(*words):
@@ -451,7 +464,7 @@ def promises(server, tell=tell_nobody):
     """checks what its application promises"""
     questions = {name: keeps_to('GET', *rest) for name, *rest in PROMISES}
     questions[HEAD] = keeps_to('HEAD', '/closable', no_body, 'RFC 9110, section 9.3.2')
-    return verdict(go_through(server, questions), f'{len(questions)} broken promises do not reach the client')
+    return go_through(server, questions, f'{len(questions)} broken promises do not reach the client', tell)
 
 
 EXPERIMENTS = [hello, environ, whole_request, whole_response, validator, binary_body,

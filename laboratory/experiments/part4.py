@@ -272,7 +272,7 @@ def keep_alive(server, tell=tell_nobody):
             return Verdict(BUG, 'the connection ends after the first reply')
     questions = {name: followed_by(first) for name, first in FIRST_REQUESTS.items()}
     questions['two requests in one send'] = followed_by(BINARY, at_once=True)
-    return verdict(go_through(server, questions), 'a second request is answered, whatever the first was')
+    return go_through(server, questions, 'a second request is answered, whatever the first was', tell)
 
 
 def gets_body(data, due):
@@ -298,7 +298,7 @@ BODIES = {
 @started_with(apps=PROBES)
 def chunked_body(server, tell=tell_nobody):
     """reads a chunked body"""
-    return verdict(go_through(server, BODIES), f'{len(BODIES)} bodies arrive whole')
+    return go_through(server, BODIES, f'{len(BODIES)} bodies arrive whole', tell)
 
 
 SMUGGLED = b'GET /smuggled HTTP/1.1\r\nHost: localhost\r\n\r\n'
@@ -350,7 +350,7 @@ def smuggling(server, tell=tell_nobody):
     """answers no smuggled request"""
     questions = {name: smuggles(data) for name, data in SMUGGLING.items()}
     right = f'{len(questions)} requests that can be read in two ways smuggle nothing'
-    return verdict(go_through(server, questions), right)
+    return go_through(server, questions, right, tell)
 
 
 EXPERIMENTS = [few_processes, killed_workers, killed_supervisor, stuck_application, drip, slow_client,

@@ -28,7 +28,7 @@ EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 class Verdict(NamedTuple):
     outcome: str  # one of those above
     evidence: str  # what was seen
-    printed: list = ()  # the last lines of a server that has a bug, has ended, or does not answer
+    printed: list = None  # the last lines of a server that has a bug, has ended, or does not answer
 
 
 class NoAnswer(Exception):
@@ -57,8 +57,12 @@ def measure(experiment, start, tell=tell_nobody):
     start     starts the server as the experiment asks: start(app, pep475, env) gives a ServerProcess
     tell      is called as tell(server, moment) whenever the experiment calls its own
     """
-    verdicts = [measure_with(app, experiment, start, tell) for app in getattr(experiment, 'apps', [None])]
-    return min(verdicts, key=lambda verdict: FROM_BAD_TO_GOOD.index(verdict.outcome))
+    apps = getattr(experiment, 'apps', [None])
+    verdicts = {app: measure_with(app, experiment, start, tell) for app in apps}
+    app, worst = min(verdicts.items(), key=lambda item: FROM_BAD_TO_GOOD.index(item[1].outcome))
+    if worst.outcome == BUG and len(apps) > 1:
+        return worst._replace(evidence=f'with {app}: {worst.evidence}')
+    return worst
 
 
 def measure_with(app, experiment, start, tell):
@@ -76,17 +80,16 @@ def measure_with(app, experiment, start, tell):
             if getattr(experiment, 'ends_it', False):
                 return verdict
             judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, PASS)
-            if server.has_ended() and judges_ends:
-                seen = verdict.evidence if verdict.outcome == BUG else 'the server ends after all questions'
-                verdict = Verdict(BUG, seen, last_lines(output))
-            elif server.has_ended():
+            if server.has_ended() and not judges_ends:
                 verdict = what_ended_means(experiment, server)
+            elif server.has_ended() and verdict.outcome == PASS:
+                verdict = Verdict(BUG, 'the server ends after all questions')
     except ServerFailed as failed:
         if app is None or failed.broken:
             raise
         output = '\n'.join(failed.printed)
         verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
-    if verdict.outcome == BUG and not verdict.printed:
+    if verdict.outcome == BUG and verdict.printed is None:
         verdict = verdict._replace(printed=last_lines(output))
     missing = NO_FRAMEWORK.search(output)
     if missing and verdict.outcome != PASS:

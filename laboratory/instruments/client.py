@@ -192,9 +192,10 @@ def fetch(server, *pieces):
                 with suppress(OSError):  # it may have been reset just now
                     client.shutdown(socket.SHUT_WR)
                 reply = read_reply(client, server, method)
-            return reply
     except (ConnectionRefusedError, TimeoutError):
-        return Reply(end=REFUSED)
+        reply = Reply(end=REFUSED)
+    server.exchange = b''.join(pieces), reply
+    return reply
 
 
 def get(server, path, *headers):

@@ -75,6 +75,7 @@ class ServerProcess:
     forked       {pid: parent's pid} of what it has forked since it came to rest, as far as seen
     until_end    an ExitStack for what shall last as long as the server: connections, for example
     folder       where it and an experiment meet: a Path, in the variable PROBES of its environment
+    exchange     the bytes of the last request that was fetched, and the Reply; None for none
 
     command      what to run, a list of strings; it is expected to listen, on PORT where that is in env
     env          variables to add to the environment
@@ -93,6 +94,7 @@ class ServerProcess:
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.seen = None, None, set(), {}
+        self.exchange = None
         self.until_end = ExitStack()
 
     def __enter__(self):

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from laboratory.instruments import kernel
+from laboratory.instruments.client import WORDS
 from laboratory.instruments.process import last_lines, printable
 
 MEANING = {
@@ -71,6 +72,19 @@ def output(server, most=6):
     for line in last_lines(server.output(), most):
         error = line.startswith('InterruptedError')
         text.append(f'{line}  <-- EINTR\n' if error else f'{line}\n', 'bold red' if error else '')
+    text.rstrip()
+    return text
+
+
+def exchange(sent, reply, most=7):
+    """What a client has sent, and what it got: the first lines, marked as curl -v marks them."""
+    text = Text(no_wrap=True)
+    for mark, data in ('>', sent or b'(nothing)'), ('<', reply.data or f'({WORDS[reply.end]})'.encode()):
+        lines = data.decode('latin-1').removesuffix('\r\n').split('\r\n')
+        for line in lines[:most]:
+            text.append(f'{mark} {printable(line[:100])}' + '...' * (len(line) > 100) + '\n')
+        if len(lines) > most:
+            text.append(f'{mark} ... {len(lines) - most} more lines\n')
     text.rstrip()
     return text
 
