@@ -8,7 +8,7 @@
 You see the first thing that is wrong with your server. Mend it, and save again. When a lesson passes,
 n goes on to the next one. The last line of the screen names all keys.
 
-Your files are never overwritten. To begin again, move them away.
+Your files are never overwritten. To begin again, move them away first.
 
     GUESS=no                         asks for no predictions
     PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
@@ -19,6 +19,7 @@ not, and 2 if the server could not be tested. (Under make, every status but 0 be
 import math
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -35,6 +36,7 @@ from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import HINTS, PREDICTIONS, WHEN_IT_STOPS
+from laboratory.experiments.scenes import app_of
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
@@ -45,6 +47,7 @@ from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 MINE = 'my'  # the folder of what the reader writes
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
 LAST_LINES = 6  # of what a server printed
+LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
 WHAT_NOW = """\
 It is tested now, and again whenever you save it.
@@ -339,9 +342,16 @@ class Screen:
             self.learner.prediction = predict(PREDICTIONS[self.learner.lesson.stage.name])
 
     def diff(self):
+        """Show the diffs, page by page if they are longer than the screen."""
+        diffs, pager = both_diffs(self.learner), shlex.split(os.environ.get('PAGER') or 'less')
         console.clear()
-        console.print(both_diffs(self.learner))
-        self.show_keys(back=True)
+        if height(diffs) < console.height or not shutil.which(pager[0]):
+            console.print(diffs)
+            return self.show_keys(back=True)
+        with console.capture() as pages:
+            console.print(diffs)
+        self.run_command(pager, {'LESS': os.environ.get('LESS') or LESS}, pages.get().encode())
+        self.show()
 
     def about(self):
         """The experiment that a scene or a trace should be about."""
@@ -350,7 +360,7 @@ class Screen:
     def scene(self):
         name = course.scene_of(self.about())
         if name:
-            return self.run_command(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
+            return self.run_module(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
         console.clear()
         console.print('There is no scene about this. See it in two other terminals:')
         if self.learner.bad:
@@ -361,22 +371,28 @@ class Screen:
 
     def trace(self):
         experiment = self.about()
-        command = with_app(self.learner.command, *self.learner.lesson.stage.arguments)
-        self.run_command(['laboratory.trace'], {
-            'SERVER': command, 'PEP475': getattr(experiment, 'pep475', 'on'), 'REQUEST': 'yes'})
+        scene = course.scene_of(experiment) or ''
+        command = with_app(self.learner.command, *(app_of(scene) or self.learner.lesson.stage.arguments))
+        pep475 = getattr(experiment, 'pep475', 'on')
+        self.run_module(['laboratory.trace'], {
+            'SERVER': command, 'PEP475': pep475, 'REQUEST': 'yes', 'SCENE': scene})
 
-    def run_command(self, words, env):
-        """Run another command on this terminal, to its end."""
+    def run_module(self, words, env):
+        """Run another command of the laboratory on this terminal, to its end."""
         console.clear()
+        self.run_command([sys.executable, '-m', *words], env)
+        self.show_keys(back=True)
+
+    def run_command(self, words, env, standard_input=None):
         with self.keys.line_by_line():
-            command = subprocess.Popen([sys.executable, '-m', *words], env={**os.environ, **env})
+            command = subprocess.Popen(words, env={**os.environ, **env},
+                                       stdin=subprocess.PIPE if standard_input else None)
             try:
-                command.wait()
+                command.communicate(standard_input)
             except BaseException:
                 command.terminate()  # it cleans up, as we do
                 command.wait()
                 raise
-        self.show_keys(back=True)
 
     def loop(self):
         while not self.ended:
@@ -463,7 +479,8 @@ def main():
         folder = MINE if part == 'part3' else f'{MINE}/{part}'
         command = f'{shlex.quote(sys.executable)} {folder}/server.py'
         names = copied(stage, folder)
-        begin = f'{folder}/server.py is there already, and is used as it is. Move it away to begin again.'
+        begin = (f'{folder}/server.py is there already, and is used as it is. '
+                 f'To begin with {stage.name}, move it away.')
         if names:
             number = first_after(stage)
             begin = f'{" and ".join(f"{folder}/{name}" for name in names)}: copied from {stage.folder}.'

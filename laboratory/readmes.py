@@ -2,14 +2,13 @@
 
 Each stands between a line <!-- diff -->, <!-- measured: part3 --> or <!-- trace --> and a line <!-- end -->.
 """
-import signal
 import sys
 
 from common import stages
 from common.diff import step
-from laboratory.experiments import part2, part4, tables
-from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, read_next, request
+from laboratory.experiments import tables
+from laboratory.experiments.part4 import SHORT
+from laboratory.experiments.stories import STORIES
 from laboratory.instruments.diagram import diagram
 from laboratory.instruments.pages import filled, markdown
 from laboratory.instruments.process import server_path
@@ -46,41 +45,8 @@ def diff(stage):
     return f'<details><summary>The diff from {before.name}</summary>\n\n{shown}\n</details>\n'
 
 
-def wait_for_another(worker, server):
-    """Wait until the worker is replaced, which may take a moment, and all is at rest."""
-    kernel.eventually(lambda: kernel.children(server.pid) - {worker})
-    server.let_rest()
-
-
-def kill_the_worker(server):
-    """One request, and then SIGKILL to the worker, which the supervisor replaces."""
-    one_request(server, request('GET', '/binary'))
-    (worker,) = kernel.children(server.pid)
-    kernel.send(worker, signal.SIGKILL)
-    wait_for_another(worker, server)
-
-
-def hold_the_application(server):
-    """A request whose application does not return, until the time limit ends it."""
-    server.let_rest()  # the worker starts
-    (worker,) = kernel.children(server.pid)
-    with part2.fifo(server), connect(server) as client:
-        client.sendall(request('GET', '/stuck'))
-        wait_for_another(worker, server)
-
-
-def two_requests(server):
-    """Two requests on one connection."""
-    with connect(server) as client:
-        for _ in range(2):
-            server.let_rest()
-            client.sendall(part4.asking('GET', '/binary'))
-            read_next(client, server)
-        server.let_rest()
-    server.let_rest()
-
-
-STORIES = {'part4-v1.2': kill_the_worker, 'part4-v1.3': hold_the_application, 'part4-v1.4': two_requests}
+TOLD = {  # the scenes that are told; of the other stages one request
+    'part4-v1.2': 'dead-worker', 'part4-v1.3': 'stuck-worker', 'part4-v1.4': 'one-request'}
 
 
 def is_traced(stage):
@@ -89,10 +55,10 @@ def is_traced(stage):
 
 def sequence(stage):
     """What a stage does, traced with the accept() of Python 2 and one worker, in Markdown (Linux)."""
-    application = ['wsgi_probes:app'] if stage.name in STORIES else stage.arguments
+    application = ['wsgi_probes:app'] if stage.name in TOLD else stage.arguments
     command = [sys.executable, stage.server, *application]
-    env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1', 'APP_TIMEOUT': part4.SHORT}
-    timeline = traced(command, env, STORIES.get(stage.name, one_request))
+    env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1', 'APP_TIMEOUT': SHORT}
+    timeline = traced(command, env, STORIES.get(TOLD.get(stage.name), one_request))
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 

@@ -3,15 +3,20 @@
     make trace-part3-v1.2
     make trace SERVER='python3 my_server.py'    your own server, with its port in PORT and in place of {port}
 
-    REQUEST=no      waits for your requests, on HOST and PORT, instead of sending one
-    PEP475=off      with the accept() of Python 2
+    REQUEST=no         waits for your requests, on HOST and PORT, instead of sending one
+    PEP475=off         with the accept() of Python 2
+    SCENE=lost-signal  the clients of make bug-lost-signal, fewer of them, instead of one request
 """
 import os
 import signal
 import sys
+from functools import partial
 
 from common import settings, stages
-from laboratory.instruments.process import free_port
+from laboratory.experiments.part4 import SHORT
+from laboratory.experiments.scenes import SCENES, app_of
+from laboratory.experiments.stories import STORIES
+from laboratory.instruments.process import free_port, server_path
 from laboratory.instruments.terminal import ENDINGS, console, run
 from laboratory.instruments.timeline import need_strace, one_request, traced
 
@@ -26,30 +31,45 @@ def wait_for_requests(server):
     console.print()
 
 
-def send_a_request(server):
-    with console.status('sending one request, and waiting until all is at rest'):
+def play(story, server):
+    """Be the clients of a story."""
+    with console.status('sending requests, and waiting until all is at rest'):
         try:
-            one_request(server)
+            story(server)
         except OSError as error:
-            console.print(f'The request has failed: {error}', markup=False)
+            console.print(f'A request has failed: {error}', markup=False)
+
+
+def named_scene():
+    """The scene that SCENE names, '' for none."""
+    scene = os.environ.get('SCENE') or ''
+    if scene and scene not in SCENES:
+        sys.exit(f'SCENE={scene} is not a scene: use one of {", ".join(SCENES)}')
+    return scene
 
 
 def main():
     command, name = os.environ.get('SERVER'), ''.join(sys.argv[1:])
     mine = settings.choice('REQUEST', 'yes', 'no') == 'no'
     pep475 = settings.choice('PEP475', 'on', 'off')
+    scene = named_scene()
     if bool(command) == bool(name):
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:
         stage = stages.find_stage(name)
         settings.check_part4()
+    if mine and scene:
+        sys.exit(f'SCENE={scene} sends requests of its own: leave REQUEST=no out')
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
     words = ['sh', '-c', command.replace('{port}', str(port))] if command else [
-        sys.executable, stage.server, *stage.arguments]
+        sys.executable, stage.server, *(app_of(scene) or stage.arguments)]
     env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
+    if scene:
+        env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', 'APP_TIMEOUT': SHORT}
     again = 'Python retries, PEP 475' if name and pep475 == 'on' else 'the program retries'
-    console.print(traced(words, env, wait_for_requests if mine else send_a_request, again).screen())
+    act = wait_for_requests if mine else partial(play, STORIES.get(scene, one_request))
+    console.print(traced(words, env, act, again).screen())
 
 
 if __name__ == '__main__':

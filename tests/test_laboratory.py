@@ -182,6 +182,9 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     (bug, {'GUESS': 'maybe'}, 'GUESS=maybe is not valid: use yes or no'),
     (trace, {'REQUEST': 'maybe'}, 'REQUEST=maybe is not valid: use yes or no'),
     (trace, {'PEP475': 'maybe'}, 'PEP475=maybe is not valid: use on or off'),
+    (trace, {'SCENE': 'mick', 'SERVER': 'x'}, 'SCENE=mick is not a scene: use one of silent-client, fd-leak, '),
+    (trace, {'SCENE': 'zombie', 'SERVER': 'x', 'REQUEST': 'no'},
+     'SCENE=zombie sends requests of its own: leave REQUEST=no out'),
     (trace, {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),
     (trace, {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
     (trace, {'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is not a valid port'),
@@ -298,6 +301,39 @@ def test_the_trace_of_the_leak_has_no_fin(tool):
     assert 'FIN' not in output
     assert 'the kernel restarts it' in output
     assert 'EINTR' not in output
+
+
+@pytest.mark.parametrize(('scene', 'stage', 'times'), [
+    ('silent-client', 'part3-v1.0', {'a client, descriptor': 1, 'bytes of reply': 0}),
+    ('silent-client', 'part3-v1.1', {'a client, descriptor': 2, 'bytes of reply': 1}),
+    ('zombie', 'part3-v1.2', {'wait4 → reaped': 1}),
+    ('lost-signal', 'part3-v1.3', {'bytes of reply': 3, 'wait4 → reaped': 1}),
+    ('lost-signal', 'part3-final', {'bytes of reply': 3, 'wait4 → reaped': 3}),
+    ('stopped-child', 'part3-v1.3', {'was stopped': 1, 'bytes of reply': 0}),
+    ('stopped-child', 'part3-final', {'was stopped': 1, 'bytes of reply': 1}),
+    ('many-processes', 'part4-v1.1-protocol', {'fork → child': 3}),
+    ('many-processes', 'part4-v1.1', {'fork → child': 1}),
+    ('dead-worker', 'part4-v1.1', {'fork → child': 1, ': killed by SIGKILL': 1}),
+    ('dead-worker', 'part4-v1.2', {'fork → child': 2, ': killed by SIGKILL': 1}),
+    ('stuck-worker', 'part4-v1.3', {'fork → child': 2, ': killed by SIGALRM': 1}),
+    ('one-request', 'part4-v1.4', {'a client, descriptor': 1, 'bytes of request': 2}),
+    ('idle-clients', 'part4-v1.4', {'bytes of request': 0}),
+    ('idle-clients', 'part4-v2.0', {'bytes of request': 1}),
+])
+def test_a_scene_is_traced(scene, stage, times, tool):
+    tool('strace')
+    output, status = run_command('trace', stage, SCENE=scene)
+    assert {words: output.count(words) for words in times} == times
+    assert status == 0
+
+
+def test_a_trace_shows_whether_others_are_answered_while_an_application_waits(tool):
+    tool('strace')
+    without_threads, with_threads = [
+        re.findall(r'send → (\d+) bytes', run_command('trace', stage, SCENE='waiting-application')[0])
+        for stage in ('part4-v2.0', 'part4-v2.1')]
+    assert len(with_threads) == 2
+    assert without_threads == with_threads[::-1]
 
 
 def test_a_server_with_an_event_loop_is_traced(tool):

@@ -67,7 +67,8 @@ def house(tmp_path):
 
 
 def environment(house, **env):
-    return {**os.environ, 'TERM': 'xterm', 'NO_COLOR': '1', 'TMPDIR': str(house), 'COLUMNS': '120', **env}
+    return {**os.environ, 'TERM': 'xterm', 'NO_COLOR': '1', 'TMPDIR': str(house), 'COLUMNS': '120',
+            'PAGER': 'nosuch', **env}
 
 
 def learn(house, **env):
@@ -301,6 +302,34 @@ def test_the_scene_and_the_trace_show_the_readers_own_server(terminal, house, to
     see(reader, 'q quit')
     reader.send('\r')
     see(reader, 'What happened: the child has answered and is a zombie.')
+    see(reader, 'q quit')
+    reader.send('q')
+    reader.expect(pexpect.EOF)
+
+
+def test_the_trace_shows_the_situation_of_the_lesson(terminal, tool):
+    tool('strace')
+    reader = terminal(FROM='part3-v1.0', GUESS='no')
+    see(reader, 'q quit')
+    reader.send('t')
+    see(reader, 'a client, descriptor 4')
+    see(reader, 'q quit')
+    assert 'bytes of request' not in reader.before
+
+
+def test_long_diffs_are_shown_page_by_page(terminal, house, tool):
+    tool('less')
+    reader = terminal(FROM='part3-v1.1', GUESS='no', PAGER='', LESS='')
+    see(reader, 'q quit')
+    save(house, 'part3-v1.2')
+    see(reader, 'q quit')
+    reader.send('d')
+    see(reader, 'Yours, compared with part3-v1.1:')
+    see(reader, 'space next page b page before q back')
+    reader.send(' ')
+    see(reader, 'Ours: make diff-part3-v1.2')
+    reader.send('q')
+    see(reader, 'This lesson passes')
     see(reader, 'q quit')
     reader.send('q')
     reader.expect(pexpect.EOF)

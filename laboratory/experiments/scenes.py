@@ -13,6 +13,11 @@ class Scene(NamedTuple):
     why: str
 
 
+def app_of(name):
+    """The application that the server of a scene runs, in a list; none in part 3, and for no scene."""
+    return getattr(SCENES[name].experiment, 'apps', [])[:1] if name else []
+
+
 SCENES = {
     'silent-client': Scene(
         PREDICTIONS['part3-v1.1-fd-leak'],
