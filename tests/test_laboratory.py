@@ -182,7 +182,7 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     (bug, {'GUESS': 'maybe'}, 'GUESS=maybe is not valid: use yes or no'),
     (trace, {'REQUEST': 'maybe'}, 'REQUEST=maybe is not valid: use yes or no'),
     (trace, {'PEP475': 'maybe'}, 'PEP475=maybe is not valid: use on or off'),
-    (trace, {'SCENE': 'mick', 'SERVER': 'x'}, 'SCENE=mick is not a scene: use one of silent-client, fd-leak, '),
+    (trace, {'SCENE': 'mick', 'SERVER': 'x'}, 'SCENE=mick is not a scene: use one of silent-client, '),
     (trace, {'SCENE': 'zombie', 'SERVER': 'x', 'REQUEST': 'no'},
      'SCENE=zombie sends requests of its own: leave REQUEST=no out'),
     (trace, {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),

@@ -122,9 +122,13 @@ def test_part_2_final_made_to_fork_is_judged_as_final(experiment):
 
 
 def test_every_wrong_answer_is_named_with_its_section(serve):
-    verdict = measure(part2.refuses, partial(stage_server, find_stage('part2-v1.2')))
+    verdict = measure(part2.refuses, partial(stage_server, find_stage('part2-v1.3')))
     assert 'no Host: 200 instead of 400 (RFC 9112, section 3.2); two Hosts: 200' in verdict.evidence
-    assert verdict.evidence.endswith('a Content-Length in words: the server ends')
+
+
+def test_a_server_that_ends_is_asked_no_more():
+    verdict = measure(part2.refuses, partial(stage_server, find_stage('part2-v1.2')))
+    assert verdict.evidence == 'wrong: a request line of one word: the server ends'
 
 
 def test_only_what_was_printed_at_the_first_wrong_answer_is_kept(serve):
@@ -143,9 +147,30 @@ def changed(tmp_path, stage, before, after):
     return partial(stage_server, Stage('changed', str(tmp_path)))
 
 
+def test_a_server_that_ends_only_if_its_first_request_is_a_bad_one_is_found(tmp_path):
+    start = changed(tmp_path, 'part2-v1.4', '            self.send_error(*error.args)\n',
+                    '            self.send_error(*error.args, self.request_method)\n')
+    assert measure(part2.refuses, start).evidence == 'wrong: a request line of one word: the server ends'
+
+
+def test_a_server_that_ends_when_it_cannot_send_an_error_is_found(tmp_path):
+    start = changed(tmp_path, 'part2-v1.4', '            self.send_error(*error.args)\n',
+                    '            self.client_fd.sendall(b"HTTP/1.1 400 Bad Request\\r\\n\\r\\n")\n')
+    verdict = measure(part2.outlives, start)
+    assert verdict.evidence == 'wrong: a client that is gone before its error: the server ends'
+
+
+def test_a_server_that_works_without_end_is_called_so(tmp_path):
+    start = changed(tmp_path, 'part2-v1.3', '        raise HangUp\n\n    def parse_request',
+                    '        while True:\n            pass\n\n    def parse_request')
+    verdict = measure(part2.outlives, start)
+    assert verdict.evidence == ('wrong: an empty connection: the next client is not served, '
+                                'as the server works without end')
+
+
 @pytest.mark.parametrize('experiment', [part2.whole_response, part2.outlives, part2.refuses, part2.promises])
 def test_a_server_that_ends_by_itself_has_ended_and_has_no_bug(tmp_path, experiment):
-    start = changed(tmp_path, 'part2-v1.2', '            self.handle_one_request()\n',
+    start = changed(tmp_path, 'part2-v1.4', '            self.handle_one_request()\n',
                     '            self.handle_one_request()\n'
                     '            self.count = getattr(self, "count", 0) + 1\n'
                     '            self.count < 3 or nosuch\n')
@@ -240,6 +265,8 @@ def test_a_hint_that_is_typed_shows_what_it_promises(tool, tmp_path, experiment)
 VARIANTS_TYPED = [
     ('outlives', 'an empty connection', 'part2-v1.2', 'ValueError: not enough values', '200 OK'),
     ('outlives', 'bytes that are not text', 'part2-v1.2', 'ValueError: not enough values', '200 OK'),
+    ('outlives', 'a client that is gone before its error', 'part2-v1.2', 'ValueError: not enough', '200 OK'),
+    ('outlives', 'a client that is gone before its error', 'part2-v1.3', '200 OK', 'Broken pipe'),
     ('outlives', 'an app that calls exit', 'part2-v1.2', 'must not end its server', '200 OK'),
     ('outlives', 'an app that raises halfway', 'part2-v1.2', 'exit status 0', 'exit status [1-9]'),
     ('refuses', 'no Host', 'part2-v1.2', 'HTTP/1.1 200 OK', ' 400 '),
@@ -254,7 +281,8 @@ VARIANTS_TYPED = [
 
 @pytest.mark.parametrize(('experiment', 'name', 'stage', 'shown', 'not_shown'), VARIANTS_TYPED)
 def test_the_hint_for_one_wrong_thing_shows_that(tool, tmp_path, experiment, name, stage, shown, not_shown):
-    tool('curl')
+    for name_of_tool in 'curl', 'ss', 'ps':
+        tool(name_of_tool)
     shutil.copy(ROOT / find_stage(stage).server, tmp_path / 'my_server.py')
     said = typed(hint(experiment, f'wrong: {name}: ...; and more'), tmp_path)
     assert re.search(shown, said, re.DOTALL), said
@@ -263,7 +291,7 @@ def test_the_hint_for_one_wrong_thing_shows_that(tool, tmp_path, experiment, nam
 
 def test_there_is_a_hint_for_each_malformed_request_and_each_broken_promise():
     patterns = [pattern for _, pattern, _ in VARIANTS]
-    for name, *_ in part2.MALFORMED + part2.PROMISES:
+    for name, *_ in part2.MALFORMED + part2.WELL_FORMED + part2.PROMISES:
         assert f'^wrong: {re.escape(name)}: ' in patterns
 
 
@@ -271,7 +299,7 @@ def typed(shown, folder):
     """Start a server as a hint says, type its command; return what both print without the server's echo."""
     start = start_line(shown, f'python3 -u {folder}/my_server.py').replace('PORT=8888', f'PORT={free_port()}')
     with ServerProcess(['sh', '-c', start], env={'PATH': FRAMEWORKS}) as server:
-        script = shown.command.replace('localhost:8888', f'127.0.0.1:{server.port}')
+        script = shown.command.replace('localhost', '127.0.0.1').replace('8888', str(server.port))
         env = {name: value for name, value in os.environ.items() if name != 'PROBES'}
         run = subprocess.run(['bash', '-c', script], env=env, text=True, capture_output=True, timeout=30)
         server.let_rest()

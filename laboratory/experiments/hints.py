@@ -6,7 +6,7 @@ import re
 from typing import NamedTuple
 
 from common.stages import PYTHON2_ACCEPT
-from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES
+from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES, WELL_FORMED
 from laboratory.experiments.part4 import SMUGGLING
 from laboratory.instruments.client import request
 
@@ -263,6 +263,15 @@ VARIANTS = [
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
         'You see curl time out: once you have sent a reply, give its client only a moment to close.',
         **PROBES)),
+    ('outlives', '^wrong: a client that is gone before its', Hint(
+        'dies when it sends to a client that has reset',
+        f'pid=$({OLDEST}); kill -STOP $pid; python3 -c \'import socket, struct; '
+        'client = socket.create_connection(("localhost", 8888)); client.send(b"mick\\r\\n\\r\\n"); '
+        'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); client.close()\'; '
+        f'kill -CONT $pid; sleep 1; {NEXT}',
+        'You see no answer to the last client: you read a request whose client has gone, and sending the '
+        'answer raises BrokenPipeError or ConnectionResetError. An answer with an error can raise it, too.',
+        **PROBES)),
     ('waiting_application', 'does not come', Hint(
         'forgets the reply of an application that has waited',
         'curl -i --max-time 9 http://localhost:8888/wait',
@@ -276,6 +285,10 @@ VARIANTS = [
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),
+    *[(name, pattern, shown._replace(
+        bug='refuses well-formed requests', look='You see an error where the RFCs allow none, or no hello.'))
+      for name, pattern, shown in variants('refuses', {
+          name: as_typed(data) for name, data, *_ in WELL_FORMED})],
     *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
     *variants('smuggling', {name: as_typed(data) for name, data in SMUGGLING.items()}),
     *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),

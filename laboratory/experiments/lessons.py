@@ -232,9 +232,9 @@ HINTS = {
         'the connection and go on. If the client is gone, no answer is needed. If the application fails, '
         'the client gets a 500, or a reset if its response has begun.',
 
-        'In handle_one_request(), put a try around everything. At BaseException (sys.exit() raises no '
-        'Exception), print the traceback and answer 500. Close in a finally. Call settimeout() after '
-        'accept(). For a reset, set SO_LINGER to 0 seconds, see socket(7), before you close.'),
+        'In handle_one_request(), put a try around all. At BaseException (sys.exit() raises no Exception), '
+        'but not at KeyboardInterrupt, print the traceback and answer 500, which may fail, too. Close in a '
+        'finally. settimeout() after accept(). For a reset, set SO_LINGER to 0 seconds, see socket(7).'),
     'refuses': (
         'You see a bad request, what it got, and the section of the RFC that is against it. This one has no '
         'Host:\n'
@@ -246,8 +246,8 @@ HINTS = {
         'application is called.',
 
         'In parse_request(), use re.fullmatch() for the request line and for each header line: NAME:VALUE, '
-        'without control characters. Host has to be one host. In read_body(), Content-Length matches '
-        '[0-9]+. If not, raise an error of your own, and call send_error() in answer_request().'),
+        'without control characters. Host has to be one host, and Content-Length [0-9]+. If a line does not '
+        'match, raise an error of your own, and answer with 400 where you catch it.'),
     'promises': (
         PROBES +
         '    curl -i localhost:8888/break-header\n'
@@ -258,8 +258,8 @@ HINTS = {
         'announced, or a body where none may be.',
 
         'In start_response(), before headers_set: re.fullmatch() for status, names and values, and '
-        'wsgiref.util.is_hop_by_hop(), else raise ValueError. In write(), count what is left of '
-        'Content-Length. Send no body for HEAD, 204, 205 and 304, and no Content-Length for 204.'),
+        'wsgiref.util.is_hop_by_hop(), else raise ValueError. Send no more of a body than its Content-Length '
+        'says, and none for HEAD, 204, 205 and 304. A 204 has no Content-Length.'),
     'few_processes': (
         'Let twenty clients say nothing, and count your processes:\n'
         '    for i in $(seq 20); do (sleep 5 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1\n'
@@ -380,8 +380,8 @@ HINTS = {
         'written now, do what you can without waiting, and ask again. What you know of a client then has to '
         'be in a table, because the others come in between.',
 
-        'In serve_clients(), loop over selectors.DefaultSelector().select(), with setblocking(False) for '
-        'all sockets. Each client is an object, whose handle_client() is a generator: it yields where '
+        'In each worker, loop over selectors.DefaultSelector().select(), with setblocking(False) for all '
+        'sockets. Each client is an object, whose handle_client() is a generator: it yields where '
         'recv() or send() raises BlockingIOError. Call next() when its socket is ready, or its time is '
         'over.'),
     'waiting_application': (
@@ -441,7 +441,7 @@ HINTS = {
         'The supervisor tells its workers, and waits for them, but not for ever. Whoever sleeps has to wake '
         'up when the signal comes.',
 
-        'In fork_worker(), give SIGTERM a handler that does nothing, and signal.set_wakeup_fd() one end of '
+        'In each worker, give SIGTERM a handler that does nothing, and signal.set_wakeup_fd() one end of '
         'a non-blocking socket.socketpair(). Your loop reads the other end: then drop the listening '
         'socket, and end when no connection is left. In the finally of serve_forever(), send SIGTERM.'),
     'restart_backlog': (
