@@ -25,6 +25,7 @@ import sys
 import time
 from contextlib import suppress
 from functools import partial
+from itertools import product
 
 from rich.console import Group
 from rich.segment import Segment
@@ -113,7 +114,7 @@ class Learner:
 
     def go_on(self):
         """Begin the next lesson."""
-        self.number, self.failed_last = self.number + 1, None
+        self.number, self.failed_last, self.findings = self.number + 1, None, []
 
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
@@ -164,34 +165,40 @@ class Learner:
 
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
-        for most in range(LAST_LINES, -1, -1):
-            shown = self.view_with(most)
+        for all_hints, most in product((True, False), range(LAST_LINES, -1, -1)):
+            shown = self.view_with(most, all_hints)
             if not console.is_terminal or height(shown) < console.height:
                 break
         return shown
 
-    def view_with(self, most):
-        """The same, with at most so many lines that the server has printed."""
+    def view_with(self, most, all_hints):
+        """The same, with at most so many lines that the server has printed, and all hints or the last one."""
         number, after = f'{self.number + 1} of {len(self.lessons)}', self.lesson.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested.splitlines()
             return Group(*parts, Text(what), *shortened(lines, most))
-        parts += failure(self.bad, self.lesson, most) if self.bad else success(self)
+        parts += failure(self, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
-        if self.bad and self.hints:
-            stopped = self.bad.verdict.outcome in NO_VERDICT
-            told = WHEN_IT_STOPS if stopped else HINTS[self.bad.experiment.__name__]
-            last = min(self.hints, len(told))
-            parts += hint_lines(f'\nHint {last} of {len(told)}: {told[last - 1]}')
-            if '\n    ' in told[last - 1] and 'tart your server' not in told[last - 1]:
-                parts.append(Text(f'To start your server in another terminal: {self.start_line()}', 'dim'))
-            if self.hints > len(told):
-                parts.append(Text('There are no more hints.', 'yellow'))
+        if self.bad:
+            parts += self.hints_told(all_hints)
         if self.at_once == 1:
             parts.append(Text(f'\n{OWN_PORT}', 'dim'))
         return Group(*parts)
+
+
+    def hints_told(self, all_of_them):
+        """Those that the reader has asked for, or the last of them."""
+        stopped = self.bad.verdict.outcome in NO_VERDICT
+        told = WHEN_IT_STOPS if stopped else HINTS[self.bad.experiment.__name__]
+        asked = list(enumerate(told[:self.hints], 1))
+        for number, words in asked if all_of_them else asked[-1:]:
+            yield from hint_lines(f'\nHint {number} of {len(told)}: {words}')
+            if '\n    ' in words and 'tart your server' not in words:
+                yield Text(f'To start your server in another terminal: {self.start_line()}', 'dim')
+        if self.hints > len(told):
+            yield Text('There are no more hints.', 'yellow')
 
 
 def height(shown):
@@ -217,10 +224,13 @@ def verdict_line(finding):
     return Text.assemble((finding.verdict.outcome, style), f'  {finding.experiment.__doc__}')
 
 
-def failure(finding, lesson, most):
+def failure(learner, most):
     """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
-    if finding.experiment in lesson.earlier:
+    finding = learner.bad
+    if finding.experiment in learner.lesson.earlier:
         yield Text('This lesson passes, but something that should still hold does not.\n')
+    else:
+        yield from [verdict_line(good) for good in learner.findings if not good.is_bad]
     yield verdict_line(finding)
     yield from map(Text, conditions(finding.experiment))
     if finding.moments:
@@ -293,19 +303,24 @@ class Screen:
             found['d'] = 'diffs', self.diff
             if not learner.is_last:
                 found['n'] = 'next lesson', self.next
-        if not learner.untested:
+        if learner.bad or not learner.untested and course.scene_of(self.about()):
             found['s'] = 'scene', self.scene
+        if not learner.untested:
             found['t'] = 'trace', self.trace
         return {**found, 'q': ('quit', self.quit)}
 
     def show(self):
         """Draw the last test, and the keys in the last line."""
+        self.draw()
+        self.show_keys()
+
+    def draw(self, style=None):
+        """Draw the last test, down to the line before the last."""
         view = self.learner.view()
         self.size = console.size
         console.clear()
-        console.print(view, crop=False)
+        console.print(view, crop=False, style=style)
         console.print('\n' * (console.height - 1 - height(view)), end='')
-        self.show_keys()
 
     def show_keys(self, back=False):
         names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
@@ -314,8 +329,8 @@ class Screen:
 
     def test(self):
         is_new = not self.learner.is_placed
-        if self.size:  # else the first text is still there
-            console.clear()
+        if self.learner.findings or self.learner.untested:
+            self.draw('dim')
         self.learner.test()
         self.tested = time.strftime('%H:%M:%S')
         if is_new and self.learner.bad:
@@ -362,11 +377,9 @@ class Screen:
         if name:
             return self.run_module(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
         console.clear()
-        console.print('There is no scene about this. See it in two other terminals:')
-        if self.learner.bad:
-            shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
-            console.print(f'Start: {start_line(shown, self.learner.typed)}\nType:  {shown.command}\n',
-                          markup=False, soft_wrap=True)
+        shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
+        typed = f'Start: {start_line(shown, self.learner.typed)}\nType:  {shown.command}'
+        console.print(f'See it in two other terminals:\n\n{typed}\n', markup=False, soft_wrap=True)
         self.show_keys(back=True)
 
     def trace(self):

@@ -340,7 +340,7 @@ def test_a_bug_without_a_scene_is_shown_by_two_commands(terminal):
     see(reader, 'bug serves the next client, whatever fails')
     see(reader, 'quit')
     reader.send('s')
-    see(reader, 'There is no scene about this.')
+    see(reader, 'See it in two other terminals:')
     see(reader, 'Start: PORT=8888 PATH=$PWD/.venv/bin:$PATH')
     see(reader, 'Type:')
 
