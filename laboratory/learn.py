@@ -12,6 +12,7 @@ Your files are never overwritten. To begin again, move them away first.
 
     GUESS=no                         asks for no predictions
     PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
+    PAGER=more                       shows long diffs with that command instead of less, which heeds LESS
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -258,7 +259,7 @@ def conditions(experiment):
 
 def printed(verdict, most):
     """The last lines that a server printed, if it has raised an error or ended."""
-    lines = [line.rstrip() for line in verdict.printed or ()]
+    lines = [line.rstrip() for line in verdict.printed]
     raised = [number for number, line in enumerate(lines) if RAISED.match(line)]
     if raised:
         lines = lines[:raised[-1] + 1]
@@ -278,7 +279,11 @@ def shortened(lines, most):
 def success(learner):
     for finding in learner.findings[:len(learner.lesson.experiments)]:
         yield verdict_line(finding)
-        yield Text(f'      {first(finding.verdict.evidence)}\n', 'dim')
+        yield Text(f'      {first(finding.verdict.evidence)}', 'dim')
+        errors = [line for line in finding.verdict.printed if RAISED.match(line)]
+        if errors and not hasattr(finding.experiment, 'apps'):  # an application may be meant to fail
+            yield Text(f'      Your server printed an error all the same: {errors[-1]}', 'yellow')
+        yield Text()
     if learner.is_last:
         part = learner.lesson.stage.part
         yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')

@@ -1,14 +1,13 @@
 """The cure is what cures: without its line, the last stage of a part has the bug again."""
 import re
 import shutil
-from functools import partial
 
 import pytest
 
 from common.stages import ROOT, Stage, find_stage
 from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
 from laboratory.experiments.verdicts import measure
-from laboratory.instruments.process import stage_server
+from laboratory.instruments.process import free_port, stage_server
 
 CURES = {
     'the close in the parent': (
@@ -29,6 +28,32 @@ CURES = {
 }
 
 
+HALF_CURES = {  # the stage that is changed, what is replaced there, and what an experiment says of it
+    'a time limit instead of a process': (
+        'part3-v1.0', r'        handle_request\(client_fd\)\n', """
+        client_fd.settimeout(0.1)
+        try:
+            handle_request(client_fd)
+        except TimeoutError:
+            pass
+""", part3.silent_client, 'the silent client is cut off before it speaks'),
+    'a handler that waits for all children': (
+        'part3-final', r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', part3.silent_client,
+        'a later client waits as long as the first one is silent'),
+    'one more accept() after EINTR': (
+        'part3-final', '            continue', '            client_fd, client_addr = listen_socket.accept()',
+        part3.eintr, 'SIGCHLDs with no client between them end the server'),
+    'the whole server anew after EINTR': (
+        'part3-v1.2', r'    try:\n        serve_forever\(\)\n', """
+    try:
+        while True:
+            try:
+                serve_forever()
+            except InterruptedError:
+                pass
+""", part3.eintr, 'it listens on a new socket after the SIGCHLD: who waited is lost'),
+}
+GOES_ON = 'the time limit of the application goes on when the application has returned'
 FOREVER = 'an application that does not return holds up its worker for ever'
 CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the experiment says then
     'the fork of another worker': (
@@ -43,6 +68,25 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'the timer of the application': (
         'server.py', r'( +)signal\.setitimer\(signal\.ITIMER_REAL, APP_TIMEOUT\)  # SIGALRM.*\n', '',
         part4.stuck_application, FOREVER),
+    'the end of the timer with the application': (
+        'server.py', r'(  finally:\n            )signal\.setitimer\(signal\.ITIMER_REAL, 0\)', r'\1pass',
+        part4.stuck_application, GOES_ON),
+    'the end of the timer while a client is slow': (
+        'server.py', r'app_is_timed, _ = signal.*', 'app_is_timed = False', part4.stuck_application, GOES_ON),
+    'the wait for any worker': (
+        'server.py', r'os\.wait\(\)', 'os.waitpid(min(workers), 0)', part4.killed_workers,
+        'one worker was killed, not all of them, and was not replaced'),
+    'the limit for a client that stops halfway': (
+        'server.py', r'self\.client_fd\.settimeout\(max\(left, 0\.001\)\)', 'self.client_fd.settimeout(None)',
+        part4.drip, 'the server waits without end for a client that stops halfway'),
+    'a limit that is above 0': (
+        'server.py', r'max\(left, 0\.001\)', 'left - 0.4', part4.drip, 'the server fails: 500'),
+    'the end that a client asks for': (
+        'protocol.py', r"return 'close' not in options and .*", 'return True', part4.keep_alive,
+        'wrong: a client that asks to close: the connection stays open'),
+    'the trailers': (
+        'protocol.py', r' +yield from take_fields\(buffer, MAX_HEAD\)  # trailers.*\n', '', part4.keep_alive,
+        'wrong: a trailer: the next request gets 400'),
     'the deadline of a request': (
         'server.py', r'left = deadline - time\.monotonic\(\)', 'left = REQUEST_TIMEOUT', part4.drip,
         'the server waits for each byte that comes, without end'),
@@ -88,6 +132,9 @@ CURES_OF_LOOPS = {  # the same for v2.2 and final
     'the connections that are finished': (
         'server.py', r'while self\.connections or not', 'while not', part4_stopping.stop_mid_reply,
         'wrong: a client '),
+    'the old workers that finish': (
+        'server.py', r'self\.outdated = list\(self\.workers\)',
+        'self.outdated = []; [os.kill(pid, 9) for pid in self.workers]', part4_stopping.reload, ''),
     'the connection that is forgotten': (
         'server.py', r'self\.server\.connections\.discard\(self\)', 'pass', part4_stopping.stop_mid_reply,
         'wrong: '),
@@ -98,14 +145,17 @@ CURES_OF_LOOPS = {  # the same for v2.2 and final
 }
 
 
-def verdict(tmp_path, stage, file, pattern, replacement, experiment):
+def verdict(tmp_path, stage, file, pattern, replacement, experiment, port='0'):
     """What an experiment says of a stage in which something is replaced."""
     for name in find_stage(stage).files:
         shutil.copy(ROOT / find_stage(stage).folder / name, tmp_path)
     source, count = re.subn(pattern, replacement, (tmp_path / file).read_text())
     assert count == 1
     (tmp_path / file).write_text(source)
-    return measure(experiment, partial(stage_server, Stage('mutant', str(tmp_path))))
+
+    def start(app, pep475, env):
+        return stage_server(Stage('mutant', str(tmp_path)), app, pep475, {'PORT': port, **env})
+    return measure(experiment, start)
 
 
 @pytest.mark.parametrize('cure', CURES)
@@ -113,6 +163,19 @@ def test_without_its_cure_part_3_final_has_the_bug(cure, tmp_path):
     pattern, replacement, experiment, evidence = CURES[cure]
     found = verdict(tmp_path, 'part3-final', 'server.py', pattern, replacement, experiment)
     assert found[:2] == ('bug', evidence)
+
+
+@pytest.mark.parametrize('cure', HALF_CURES)
+def test_half_a_cure_of_part_3_is_no_cure(cure, tmp_path):
+    stage, *change, evidence = HALF_CURES[cure]
+    found = verdict(tmp_path, stage, 'server.py', *change, port=str(free_port()))
+    assert found[:2] == ('bug', evidence)
+
+
+def test_a_child_that_ends_its_connection_late_is_no_leak(tmp_path):
+    found = verdict(tmp_path, 'part3-final', 'server.py', r'(            )client_fd\.close\(\)\n',
+                    r'\1__import__("time").sleep(1)\n\g<0>', part3.end_of_reply)
+    assert found[:2] == ('pass', '33 bytes of reply, then FIN')
 
 
 @pytest.mark.parametrize('cure', CURES_OF_PART_4)

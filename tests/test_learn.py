@@ -360,6 +360,28 @@ def test_a_failure_fits_on_one_screen(evidence, moments, monkeypatch):
     assert ''.join(segment.text for segment in lines[0]).startswith('Lesson 2 of 5')
 
 
+@pytest.mark.parametrize(('rows', 'shown'), [(24, [3]), (60, [1, 2, 3])])
+def test_all_hints_stay_that_have_room(rows, shown, monkeypatch):
+    learner = Learner(PART3, 'nothing', '', number=2, patience=1)
+    learner.hints = 3
+    moments = [('a moment', Text('\n'.join(['1 2 3'] * 6)))]
+    learner.findings = [course.Finding(PART3[2].experiments[0], Verdict('bug', 'a zombie', []), moments)]
+    monkeypatch.setattr('laboratory.learn.console', Console(width=80, height=rows, force_terminal=True))
+    lines = Console(width=80, height=rows).render_lines(learner.view(), pad=False)
+    text = '\n'.join(''.join(segment.text for segment in line) for line in lines)
+    assert [int(number) for number in re.findall(r'Hint (\d) of 3: ', text)] == shown
+
+
+def test_an_error_that_no_experiment_is_about_is_told_too(house):
+    (house / 'my').mkdir()
+    source = (ROOT / 'part3/final/server.py').read_text()
+    (house / 'my/server.py').write_text(source.replace('os._exit(0)', 'raise OSError("no")'))
+    status, output, _ = learn(house)
+    assert 'Your server printed an error all the same: OSError: no\n' in output
+    assert 'Your server passes all lessons of part 3.' in output
+    assert status == 0
+
+
 def test_what_an_earlier_lesson_asked_is_asked_again(terminal, house):
     reader = terminal(FROM='part3-v1.1', GUESS='no')
     see(reader, 'bug  reaps a child')
@@ -398,6 +420,7 @@ def test_what_failed_last_time_is_asked_first(terminal, house):
     see(reader, 'bug reaps all children')
     source = (ROOT / 'part3/final/server.py').read_text()
     (house / 'my/server.py').write_text(source.replace('os.waitpid(-1, os.WNOHANG)', 'os.waitpid(-1, 0)'))
+    see(reader, 'pass reaps all children that end at the same time')  # is mended
     see(reader, 'bug keeps serving while a child is stopped')
     (house / 'my/server.py').write_text('while True\n')
     see(reader, 'my/server.py, line 1:')

@@ -236,6 +236,45 @@ def variants(experiment, commands):
 
 # The same bug, seen otherwise: (experiment, what its evidence says, hint)
 VARIANTS = [
+    ('silent_client', 'cut off', Hint(
+        'cuts off a client that is silent for a moment',
+        "(sleep 2; printf 'GET / HTTP/1.1\\r\\n\\r\\n'; sleep 1) | "
+        'curl -s --max-time 5 telnet://localhost:8888',
+        'You see no greeting: your time limit makes room for others, and costs you this client. Serve both '
+        'at the same time.')),
+    ('eintr', 'no client between', Hint(
+        'dies when children end one after the other',
+        f'for i in 1 2 3; do (sleep $i | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 4; {CURL}',
+        'You see curl fail: a second SIGCHLD has interrupted the accept() that you call after the first. '
+        'Go back to the top of your loop each time.', path=PYTHON2_ACCEPT)),
+    ('eintr', 'new socket', Hint(
+        'opens a new listening socket after EINTR',
+        f"ss -tlneH 'sport = :8888'; {CURL}; sleep 1; ss -tlneH 'sport = :8888'",
+        'You see two numbers behind ino: the socket is a new one, and the clients in the backlog of the old '
+        'one are reset. Call accept() again, and nothing else.', path=PYTHON2_ACCEPT)),
+    ('killed_workers', 'not all of them', Hint(
+        'replaces only some of its workers',
+        f'pid=$({OLDEST}); kill -9 $(pgrep -P $pid | tail -1); sleep 3; ps -o pid,stat --ppid $pid',
+        'You see the worker that was killed as a zombie (Z), and no new one in its place: wait for whichever '
+        'child ends, with os.wait().', **PROBES)),
+    ('stuck_application', 'goes on', Hint(
+        'limits the time of idle workers and slow clients, too',
+        f'curl -s -o /dev/null http://localhost:8888/; {LISTENERS}; sleep 35; echo; {LISTENERS}',
+        'You see that a worker is another one after a while, although it had nothing to do: stop the timer '
+        'when the application has returned, and while you send.', **PROBES)),
+    ('drip', 'stops halfway', Hint(
+        'waits for the rest of a request without end',
+        "(printf 'GET / HTTP/1.1\\r\\n'; sleep 60) | "
+        'curl -s --max-time 60 telnet://localhost:8888; echo "exit status $?"',
+        'You see exit status 28 after a minute: give each recv() what is left of the time.', **PROBES)),
+    ('drip', '500', HINTS['drip']._replace(
+        bug='fails when the time of a request is over',
+        look='You see 500 instead of 408: what is left of the time can be less than 0.')),
+    ('keep_alive', '^wrong: a client that asks to close', Hint(
+        'keeps a connection that its client wants to end',
+        "(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'; sleep 6) | "
+        'curl -s --max-time 5 telnet://localhost:8888; echo "exit status $?"',
+        'You see exit status 28: close the connection after the reply, as the client asks.', **PROBES)),
     ('end_of_reply', 'RST', Hint(
         'resets connections',
         CURL, 'You see curl: (56), reset by peer: close() resets where bytes of the request are unread, '

@@ -468,7 +468,8 @@ def visibly_incomplete(reply):
 
 
 def not_kept(reply):
-    return "'keep-alive' is sent" if 'keep-alive' in ', '.join(reply.values('Connection')).lower() else ''
+    sent = reply.status < 400 and 'keep-alive' in ', '.join(reply.values('Connection')).lower()
+    return "'keep-alive' is sent" if sent else ''
 
 
 HEAD = 'a body for HEAD'

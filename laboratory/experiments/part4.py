@@ -6,6 +6,7 @@ its own, which it must have reached after server.patience seconds.
 """
 import signal
 import socket
+import time
 from contextlib import suppress
 
 from laboratory.experiments.apps.wsgi_probes import ALL_BYTES
@@ -114,12 +115,35 @@ def few_processes(server, tell=tell_nobody):
     return Verdict(BUG if more() >= clients // 2 else PASS, seen)
 
 
+def without_workers(server, what):
+    """The verdict on a server that has no workers for which this could happen."""
+    orphans = not supervisor(server) and listeners(server)
+    return Verdict(NO_WORKER, 'no process is the parent of all that listen' if orphans else
+                   f'it has no worker that could be {what}')
+
+
+def must_answer(server):
+    """Raise NoAnswer if a plain request fails, whatever is done to the server."""
+    if not survives(server):
+        raise NoAnswer('a plain GET is not answered with 200')
+
+
+def replaces(server, top, worker):
+    """Kill a worker; return whether another one comes and serves."""
+    number = len(listeners(server) - {top})
+    kernel.send(worker, signal.SIGKILL)
+    kernel.eventually(lambda: not kernel.alive(worker))
+    kernel.eventually(lambda: len(listening(server) - {top}) >= number, A_WHILE)
+    return len(listeners(server) - {top}) >= number and survives(server)
+
+
 @started_with(apps=PROBES, judges_ends=True)
 def killed_workers(server, tell=tell_nobody):
     """replaces a worker that is killed"""
+    must_answer(server)
     top, workers = workers_of(server)
     if not workers:
-        return Verdict(NO_WORKER, 'it has no worker that could be killed')
+        return without_workers(server, 'killed')
     for pid in workers:
         kernel.send(pid, signal.SIGKILL)
     kernel.eventually(lambda: not any(map(kernel.alive, workers)))
@@ -130,6 +154,9 @@ def killed_workers(server, tell=tell_nobody):
         return Verdict(BUG, f'{len(workers)} workers were killed, and the next client is not answered')
     if missing > 0:
         return Verdict(BUG, f'{missing} of {len(workers)} workers were not replaced')
+    for worker in sorted(listening(server) - {top}, reverse=True):
+        if not replaces(server, top, worker):
+            return Verdict(BUG, 'one worker was killed, not all of them, and was not replaced')
     return Verdict(PASS, f'{len(workers)} workers were killed, and new ones answer')
 
 
@@ -138,7 +165,7 @@ def killed_supervisor(server, tell=tell_nobody):
     """leaves no worker behind when it is killed"""
     top, workers = workers_of(server)
     if not workers:
-        return Verdict(NO_WORKER, 'it has no worker that could be left behind')
+        return without_workers(server, 'left behind')
     kernel.send(top, signal.SIGKILL)
     kernel.eventually(lambda: not kernel.alive(top))
     tell('The supervisor was killed')
@@ -153,30 +180,46 @@ def killed_supervisor(server, tell=tell_nobody):
 @started_with(apps=PROBES, env={'APP_TIMEOUT': SHORT})
 def stuck_application(server, tell=tell_nobody):
     """ends an application that never returns"""
+    must_answer(server)
     _, workers = workers_of(server)
-    stuck = [connected(server) for _ in workers or [None]]
+    stuck, begin = [connected(server) for _ in workers or [None]], time.monotonic()
     with fifo(server):
         for client in stuck:
             client.sendall(request('GET', '/stuck'))
             server.let_rest()  # or the same worker could get the next one as well
         tell('Each worker is held up by an application that does not return')
         ended = kernel.eventually(lambda: all(map(readable, stuck)), server.patience)
+        limit = time.monotonic() - begin
         server.let_rest()
         tell('A while later')
         served = ended and survives(server)
     if server.wait_until(lambda: times_noted(server, 'returned')) and ended:
         return Verdict(BUG, 'the client is answered, but its application still runs')
+    if served and limit < A_WHILE and cuts_off(server, limit):
+        return Verdict(BUG, 'the time limit of the application goes on when the application has returned')
     if served:
         return Verdict(PASS, 'the application is ended, and the next client is served')
     return Verdict(BUG, 'the next client is not served' if ended else
                    'an application that does not return holds up its worker for ever')
 
 
+def cuts_off(server, seconds):
+    """Whether the time limit of the application ends an idle worker, or the reply to a slow reader."""
+    before = listeners(server)
+    with connect(server) as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # else the kernel takes most of it
+        client.sendall(request('GET', '/megabytes'))
+        if kernel.eventually(lambda: before - listeners(server), 2 * seconds):
+            return True
+        return len(read_reply(client, server).body) < MEGABYTES
+
+
 @started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})
 def drip(server, tell=tell_nobody):
     """ends a request that comes byte by byte without end"""
-    client = connected(server)
-    client.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Drip: ')
+    client, stopped = connected(server), connected(server)
+    for each in client, stopped:
+        each.sendall(b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Drip: ')
 
     def ended():
         try:
@@ -192,6 +235,10 @@ def drip(server, tell=tell_nobody):
     reply = read_reply(client, server)
     if 0 < reply.status < 400:
         return Verdict(BUG, f'it is answered before it is whole: {reply}')
+    if reply.status == 500:
+        return Verdict(BUG, f'the server fails: {reply}')
+    if not kernel.eventually(lambda: readable(stopped), server.patience):
+        return Verdict(BUG, 'the server waits without end for a client that stops halfway')
     return Verdict(PASS, f'it is ended after a while: {reply}')
 
 
@@ -242,6 +289,7 @@ FIRST_REQUESTS = {  # what may come before another request on the same connectio
     'a 304': asking('GET', '/not-modified'),
     'a 205': asking('GET', '/reset-content'),
     'a response of unknown length': asking('GET', '/write'),
+    'a trailer': asking('POST', '/body', CHUNKED) + b'1\r\nx\r\n0\r\nX-Trailer: x\r\n\r\n',
 }
 
 
@@ -258,6 +306,15 @@ def followed_by(first, at_once=False):
     return ask
 
 
+def closes_when_asked(server):
+    """A question: whether the connection ends when the client says that it should."""
+    with connect(server) as client:
+        client.sendall(GET)
+        reply = read_next(client, server)
+        if reply.end == OPEN and not kernel.eventually(lambda: readable(client), A_WHILE):
+            return 'the connection stays open (RFC 9112, section 9.6)'
+
+
 @started_with(apps=PROBES)
 def keep_alive(server, tell=tell_nobody):
     """answers the next request on the same connection"""
@@ -268,10 +325,13 @@ def keep_alive(server, tell=tell_nobody):
         reply = read_next(client, server)
         server.let_rest()
         tell('The first reply has come, and the client would like to send another request')
-        if closes(reply) or readable(client):
+        if readable(client):
             return Verdict(BUG, 'the connection ends after the first reply')
+        if closes(reply):
+            return Verdict(BUG, 'the first reply says Connection: close')
     questions = {name: followed_by(first) for name, first in FIRST_REQUESTS.items()}
     questions['two requests in one send'] = followed_by(BINARY, at_once=True)
+    questions['a client that asks to close'] = closes_when_asked
     return go_through(server, questions, 'a second request is answered, whatever the first was', tell)
 
 

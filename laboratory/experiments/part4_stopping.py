@@ -19,11 +19,11 @@ from laboratory.experiments.part4 import (
     asking,
     listeners,
     silent_clients,
+    without_workers,
     workers_of,
 )
 from laboratory.experiments.verdicts import (
     BUG,
-    NO_WORKER,
     NOT_TESTED,
     PASS,
     NoAnswer,
@@ -43,6 +43,7 @@ from laboratory.instruments.client import (
     connect,
     read_next,
     readable,
+    request,
 )
 
 TEN_MEGABYTES = 10_000_000  # bytes, more than a connection's buffers hold
@@ -101,7 +102,7 @@ def stop_mid_reply(server, tell=tell_nobody):
         if len(reply.body) != due:
             wrong.append(f'{name} gets {len(reply.body)} of {due} bytes')
             patience = 0  # what has not come by now does not come
-    kernel.eventually(lambda: not any(map(kernel.alive, pids)), server.patience)
+    kernel.eventually(lambda: not any(map(kernel.alive, pids)), max(server.patience, A_WHILE))
     if left := [pid for pid in pids if kernel.alive(pid)]:
         wrong.append(f'{len(left)} processes do not end')
     elif kept and rest_of(idle, A_WHILE).end != FIN:
@@ -129,7 +130,7 @@ def restart_backlog(server, tell=tell_nobody):
     """answers clients that connect while it restarts"""
     (top, workers), main = workers_of(server), main_process(server)
     if not workers:
-        return Verdict(NO_WORKER, 'it has no worker that could be replaced')
+        return without_workers(server, 'replaced')
     kernel.stop(workers)
     clients = silent_clients(server, IN_BACKLOG)
     for client in clients:
@@ -189,12 +190,24 @@ def let_some_more_come(replies):
     kernel.eventually(lambda: len(replies) >= due, A_WHILE)
 
 
+def finishes(server, main, top, workers):
+    """Whether clients are answered whose application works while the server reloads once more."""
+    with fifo(server):
+        clients = [connected(server) for _ in workers]
+        for client in clients:
+            client.sendall(request('GET', '/stuck'))
+        server.let_rest()
+        kernel.send(main, signal.SIGHUP)
+        replaced(server, top, workers, len(workers))
+    return all(rest_of(client, A_WHILE).body == b'returned' for client in clients)
+
+
 @started_with(apps=PROBES, judges_ends=True)
 def reload(server, tell=tell_nobody):
     """loses no request when it reloads at SIGHUP"""
     (top, workers), main = workers_of(server), main_process(server)
     if not workers:
-        return Verdict(NO_WORKER, 'it has no worker that could be replaced')
+        return without_workers(server, 'replaced')
     old, new, times, began = set(), workers, 0, time.monotonic()
     with visitors(server) as replies:
         while new and times < RELOADS and time.monotonic() < began + server.patience:
@@ -209,6 +222,8 @@ def reload(server, tell=tell_nobody):
         return Verdict(BUG, f'{not_replaced(top)}; {seen}')
     if lost:
         return Verdict(BUG, f'{seen}: {lost[0]}')
+    if not finishes(server, main, top, new):
+        return Verdict(BUG, 'a client whose application works while the server reloads gets no reply')
     return Verdict(PASS, f'{seen} while its workers are replaced {times} times')
 
 

@@ -28,7 +28,7 @@ EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 class Verdict(NamedTuple):
     outcome: str  # one of those above
     evidence: str  # what was seen
-    printed: list = None  # the last lines of a server that has a bug, has ended, or does not answer
+    printed: list = None  # the last lines that the server has printed
 
 
 class NoAnswer(Exception):
@@ -77,19 +77,19 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
-            if getattr(experiment, 'ends_it', False):
-                return verdict
             judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, PASS)
-            if server.has_ended() and not judges_ends:
-                verdict = what_ended_means(experiment, server)
-            elif server.has_ended() and verdict.outcome == PASS:
+            if getattr(experiment, 'ends_it', False) or not server.has_ended():
+                pass
+            elif not judges_ends:
+                verdict = what_ended_means(experiment, server, verdict)
+            elif verdict.outcome == PASS:
                 verdict = Verdict(BUG, 'the server ends after all questions')
     except ServerFailed as failed:
         if app is None or failed.broken:
             raise
         output = '\n'.join(failed.printed)
         verdict = Verdict(ENDED, f'with {app} it {failed.what}', failed.printed)
-    if verdict.outcome == BUG and verdict.printed is None:
+    if verdict.printed is None:
         verdict = verdict._replace(printed=last_lines(output))
     missing = NO_FRAMEWORK.search(output)
     if missing and verdict.outcome != PASS:
@@ -97,11 +97,12 @@ def measure_with(app, experiment, start, tell):
     return verdict
 
 
-def what_ended_means(experiment, server):
+def what_ended_means(experiment, server, verdict):
     """A server that has ended passes nothing. EINTR is a bug of its own, where there is proof of it."""
     eintr = shows_eintr(server)
     if eintr and experiment.__name__ == 'eintr':
-        return Verdict(BUG, 'the first SIGCHLD ends the server', last_lines(server.output()))
+        what = verdict.evidence if verdict.outcome == BUG else 'the first SIGCHLD ends the server'
+        return Verdict(BUG, what, last_lines(server.output()))
     what = BY_EINTR if eintr else f'the server has ended{server.exit_status()}'
     return Verdict(ENDED, what, last_lines(server.output()))
 

@@ -220,6 +220,12 @@ def listening(inodes):
     return found
 
 
+def listening_inodes(pids, port):
+    """The inodes of the sockets on which these processes listen on the port (Linux, else none)."""
+    inodes = {inode for pid in pids for _, inode in open_sockets(pid)} if LINUX else set()
+    return {inode for inode, listens in listening(inodes).items() if listens == port} if inodes else set()
+
+
 def open_sockets(pid):
     """The sockets of the process, in the order of their descriptors: (descriptor, inode) (Linux)."""
     files = sorted(map(int, seen(lambda: os.listdir(f'/proc/{pid}/fd'), [])))

@@ -26,7 +26,8 @@ SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 START = 20  # seconds in which it must listen, and print what is waited for
-TRIES = 3  # so many times that, while it works: a busy machine may be the reason
+TRIES = 3  # so many times that, as long as a busy machine may be the reason
+GONE = 'gone'
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
@@ -165,8 +166,10 @@ class ServerProcess:
     def is_orphan(self, pid):
         """Whether a child that nobody here has started comes from this server, and not from another one."""
         ours = os.getpgrp()
-        folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES', self.temporary.name)
-        return kernel.seen(lambda: os.getpgid(pid), ours) != ours and folder == self.temporary.name
+        group = kernel.seen(lambda: os.getpgid(pid), ours)
+        folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES')
+        same = folder == self.temporary.name if folder else group == self.popen.pid  # one that ends has none
+        return group != ours and same
 
     def family(self):
         """The pids of everything that it started, zombies too, parents first."""
@@ -209,10 +212,15 @@ class ServerProcess:
 
     def wait_for(self, condition, what):
         """Wait until condition() is true and return it; raises ServerFailed."""
+        def look():
+            return condition() or self.is_gone() and GONE
         for _ in range(TRIES):
-            if kernel.eventually(lambda: condition() or self.is_gone(), START) or self.is_asleep():
+            result, (asleep, used) = kernel.eventually(look, START), kernel.activity(self.family())
+            if result or asleep or used > START / 2:  # else it had no chance to come so far
                 break
-        if not (result := condition()):
+        if result == GONE:  # which it may have done just before
+            result = condition()
+        if not result:
             ended = f', but ended{self.exit_status()}' if self.is_gone() else ''
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
         return result
