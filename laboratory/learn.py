@@ -37,10 +37,10 @@ from common import settings, stages
 from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
-from laboratory.experiments.lessons import HINTS, PREDICTIONS, WHEN_IT_STOPS
+from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS
 from laboratory.experiments.scenes import app_of
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
-from laboratory.experiments.verdicts import NO_VERDICT, RAISED
+from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
 from laboratory.instruments.process import PATIENCE, ServerFailed, printable
 from laboratory.instruments.saves import EVERY, Files
@@ -127,12 +127,13 @@ class Learner:
 
     def find_lesson(self, start, status):
         """Go to the first lesson that does not pass, or to the last one."""
-        status.update(f'lesson {self.number + 1} of {len(self.lessons)} {CTRL_C}')
-        passes = self.take(course.find_at_once(self.lesson.experiments, start, self.at_once))
-        if passes and not self.is_last:
-            self.number, self.findings = self.number + 1, []
-            return self.find_lesson(start, status)
-        if passes:
+        while True:
+            status.update(f'lesson {self.number + 1} of {len(self.lessons)} {CTRL_C}')
+            self.findings = course.find_at_once(self.lesson.experiments, start, self.at_once)
+            if self.bad or self.is_last:
+                break
+            self.number += 1
+        if not self.bad:
             self.test_earlier(start, status)
         self.is_placed = True
 
@@ -142,17 +143,13 @@ class Learner:
 
         def tell(experiment):
             status.update(f'{experiment.__doc__}? {CTRL_C}')
-        if self.take(course.find_in_order(in_order, start, tell)):
+        self.findings = course.find_in_order(in_order, start, tell)
+        if not self.bad:
             self.test_earlier(start, status)
 
     def test_earlier(self, start, status):
         status.update(f'this lesson passes; do the earlier ones still pass? {CTRL_C}')
-        self.take(course.find_at_once(self.lesson.earlier, start, self.at_once))
-
-    def take(self, findings):
-        """Keep what was found; return whether all of it is good."""
-        self.findings += findings
-        return not self.bad
+        self.findings += course.find_at_once(self.lesson.earlier, start, self.at_once)
 
     @property
     def typed(self):
@@ -192,7 +189,7 @@ class Learner:
     def hints_told(self, all_of_them):
         """Those that the reader has asked for, or the last of them."""
         stopped = self.bad.verdict.outcome in NO_VERDICT
-        told = WHEN_IT_STOPS if stopped else HINTS[self.bad.experiment.__name__]
+        told = WHEN_IT_STOPS if stopped else THREE_HINTS[self.bad.experiment.__name__]
         asked = list(enumerate(told[:self.hints], 1))
         for number, words in asked if all_of_them else asked[-1:]:
             yield from hint_lines(f'\nHint {number} of {len(told)}: {words}')
@@ -245,15 +242,16 @@ def failure(learner, most):
     if finding.moments:  # whose name stands above it
         evidence = evidence.removeprefix(f'{moment}: ')
     yield Text(f'\nWhat happened: {first(evidence)}.')
-    if getattr(finding.experiment, 'pep475', 'on') == 'on' or not finding.moments:  # else it was shown
+    if setup_of(finding.experiment).pep475 == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
 
 
 def conditions(experiment):
     """What the reader has to know of how the server was started, in lines."""
-    if getattr(experiment, 'pep475', 'on') == 'off':
+    setup = setup_of(experiment)
+    if setup.pep475 == 'off':
         yield '     with the accept() of Python 2, which fails when a signal comes'
-    for name, value in getattr(experiment, 'env', {}).items():
+    for name, value in setup.env.items():
         yield f'     with {name}={value} in its environment, a number of seconds'
 
 
@@ -281,7 +279,7 @@ def success(learner):
         yield verdict_line(finding)
         yield Text(f'      {first(finding.verdict.evidence)}', 'dim')
         errors = [line for line in finding.verdict.printed if RAISED.match(line)]
-        if errors and not hasattr(finding.experiment, 'apps'):  # an application may be meant to fail
+        if errors and learner.lesson.stage.part == 'part3':  # elsewhere an application may be meant to fail
             yield Text(f'      Your server printed an error all the same: {errors[-1]}', 'yellow')
         yield Text()
     if learner.is_last:
@@ -390,10 +388,10 @@ class Screen:
     def trace(self):
         experiment = self.about()
         scene = course.scene_of(experiment) or ''
-        command = with_app(self.learner.command, *(app_of(scene) or self.learner.lesson.stage.arguments))
-        pep475 = getattr(experiment, 'pep475', 'on')
+        app = app_of(scene) or ''.join(self.learner.lesson.stage.arguments)
         self.run_module(['laboratory.trace'], {
-            'SERVER': command, 'PEP475': pep475, 'REQUEST': 'yes', 'SCENE': scene})
+            'SERVER': with_app(self.learner.command, app), 'PEP475': setup_of(experiment).pep475,
+            'REQUEST': 'yes', 'SCENE': scene})
 
     def run_module(self, words, env):
         """Run another command of the laboratory on this terminal, to its end."""

@@ -63,7 +63,7 @@ def main():
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
     words = ['sh', '-c', command.replace('{port}', str(port))] if command else [
-        sys.executable, stage.server, *(app_of(scene) or stage.arguments)]
+        sys.executable, stage.server, *([app_of(scene)] if app_of(scene) else stage.arguments)]
     env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
     if scene:
         env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', 'APP_TIMEOUT': SHORT}

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from common.stages import ROOT, find_stage, stage_before, stages_of
 from laboratory.experiments import course
-from laboratory.experiments.lessons import HINTS, PREDICTIONS
+from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS
 from laboratory.experiments.tables import EXPERIMENTS, due, questions
 from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments import kernel, process, saves
@@ -267,7 +267,7 @@ def test_a_reader_goes_through_part_3(terminal, house):
         if number == 0:
             see(reader, 'You predicted: I do not know')
         see(reader, 'q quit')
-        for hint, words in enumerate(HINTS[experiment], 1):
+        for hint, words in enumerate(THREE_HINTS[experiment], 1):
             reader.send('h')
             see(reader, f'Hint {hint} of 3: {words}')
         reader.send('h')

@@ -11,7 +11,7 @@ import pytest
 
 from common.stages import ROOT, all_stages, find_stage, stage_before
 from laboratory.experiments import course
-from laboratory.experiments.lessons import HINTS, PREDICTIONS
+from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS
 from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.tables import EXPERIMENTS
 from laboratory.instruments.process import ServerProcess, free_port
@@ -72,19 +72,20 @@ def test_a_lesson_and_the_scene_of_its_first_bug_ask_the_same():
 
 
 def test_every_experiment_has_three_hints():
-    assert list(HINTS) == [experiment.__name__ for part in EXPERIMENTS for experiment in EXPERIMENTS[part]]
-    assert all(isinstance(hints, tuple) and len(hints) == 3 for hints in HINTS.values())
+    names = [experiment.__name__ for part in EXPERIMENTS for experiment in EXPERIMENTS[part]]
+    assert list(THREE_HINTS) == names
+    assert all(isinstance(hints, tuple) and len(hints) == 3 for hints in THREE_HINTS.values())
 
 
 def test_no_hint_is_empty_or_long_or_twice():
-    hints = [hint for three in HINTS.values() for hint in three]
+    hints = [hint for three in THREE_HINTS.values() for hint in three]
     assert [hint for hint in hints if not hint.strip() or len(hint) > MOST] == []
     assert len(set(hints)) == len(hints)
 
 
-@pytest.mark.parametrize('experiment', HINTS)
+@pytest.mark.parametrize('experiment', THREE_HINTS)
 def test_only_the_third_hint_gives_the_cure_away(experiment):
-    look, idea, place = [hint.lower() for hint in HINTS[experiment]]
+    look, idea, place = [hint.lower() for hint in THREE_HINTS[experiment]]
     for word in GIVEAWAYS[experiment]:
         assert word.lower() not in look + idea
         assert word.lower() in place
@@ -99,17 +100,17 @@ def functions(stage):
     return set(re.findall(r'def (\w+)', '\n'.join(texts)))
 
 
-@pytest.mark.parametrize('experiment', HINTS)
+@pytest.mark.parametrize('experiment', THREE_HINTS)
 def test_a_hint_names_only_functions_that_the_reader_has(experiment):
     part = next(part for part in EXPERIMENTS if experiment in map(attrgetter('__name__'), EXPERIMENTS[part]))
     have = functions(stage_before(course.lessons(part)[0].stage))  # others are the reader's own
     ours = set().union(*map(functions, all_stages()))
-    named = set(re.findall(r'(\w+)\(', ' '.join(HINTS[experiment])))
+    named = set(re.findall(r'(\w+)\(', ' '.join(THREE_HINTS[experiment])))
     assert named & ours - have - TO_BE_WRITTEN == set()
 
 
 def test_no_hint_leads_to_our_solution():
-    for hint in [hint for three in HINTS.values() for hint in three]:
+    for hint in [hint for three in THREE_HINTS.values() for hint in three]:
         assert not re.search(r'make diff|part\d(?!/apps)|\bv\d\.\d|\bfinal\b', hint)
 
 
@@ -118,8 +119,8 @@ def commands(hint):
 
 
 def test_commands_are_only_in_the_first_hint():
-    assert [name for name, (look, *_) in HINTS.items() if not commands(look)] == ['late_clock']
-    assert not any(commands(hint) for three in HINTS.values() for hint in three[1:])
+    assert [name for name, (look, *_) in THREE_HINTS.items() if not commands(look)] == ['late_clock']
+    assert not any(commands(hint) for three in THREE_HINTS.values() for hint in three[1:])
 
 
 # the experiment, a stage that has the bug if there is one, and what is seen when the first hint is typed
@@ -178,7 +179,7 @@ def started(hint, stage, folder, port):
 def test_what_the_first_hint_says_is_seen_when_it_is_typed(experiment, stage, shown, tmp_path, request, tool):
     for name in ('curl', 'telnet', 'ss', 'ps', 'pgrep', 'prlimit'):
         tool(name)
-    hint, port = HINTS[experiment][0], str(free_port())
+    hint, port = THREE_HINTS[experiment][0], str(free_port())
     server = started(hint, find_stage(stage), tmp_path, port).__enter__()
     request.addfinalizer(server.stop)
     typed = '\n'.join(commands(hint)).replace('8888', port).replace(' my/', f' {tmp_path}/my/')

@@ -59,7 +59,7 @@ WHEN_IT_STOPS = (
     'and what your handler calls. The last line that is printed shows how far the server has come.')
 
 # By experiment: what to look at, the idea, and the place, with the call.
-HINTS = {
+THREE_HINTS = {
     'silent_client': (
         'Let one client say nothing, and be the next one:\n'
         '    sleep 5 | telnet localhost 8888 & sleep 1; curl -m 2 localhost:8888/hello\n'

@@ -3,6 +3,7 @@ from typing import NamedTuple
 
 from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
 from laboratory.experiments.lessons import PREDICTIONS
+from laboratory.experiments.verdicts import setup_of
 
 
 class Scene(NamedTuple):
@@ -14,8 +15,8 @@ class Scene(NamedTuple):
 
 
 def app_of(name):
-    """The application that the server of a scene runs, in a list; none in part 3, and for no scene."""
-    return getattr(SCENES[name].experiment, 'apps', [])[:1] if name else []
+    """The application that the server of a scene runs; None in part 3, and for no scene."""
+    return setup_of(SCENES[name].experiment).apps[0] if name else None
 
 
 SCENES = {

@@ -39,16 +39,25 @@ def tell_nobody(*_):
     pass
 
 
-def started_with(**settings):
-    """Marks an experiment with what measure() gives to the server: pep475='off', apps=[...], env={...}.
+class Setup(NamedTuple):
+    """How measure() starts the server for an experiment, and what it makes of its end."""
+    apps: list = [None]  # applications, each of them for a server of its own; None for none
+    pep475: str = 'on'
+    env: dict = {}
+    judges_ends: bool = False  # an end can be what the experiment is about: its own bug stands then
+    ends_it: bool = False  # the experiment itself ends the server
 
-    judges_ends=True where a server that ends can be what the experiment is about: its own bug stands then.
-    ends_it=True where the experiment ends the server.
-    """
+
+def started_with(**settings):
+    """Mark an experiment with a Setup."""
     def mark(experiment):
-        vars(experiment).update(settings)
+        experiment.setup = Setup(**settings)
         return experiment
     return mark
+
+
+def setup_of(experiment):
+    return getattr(experiment, 'setup', Setup())
 
 
 def measure(experiment, start, tell=tell_nobody):
@@ -57,7 +66,7 @@ def measure(experiment, start, tell=tell_nobody):
     start     starts the server as the experiment asks: start(app, pep475, env) gives a ServerProcess
     tell      is called as tell(server, moment) whenever the experiment calls its own
     """
-    apps = getattr(experiment, 'apps', [None])
+    apps = setup_of(experiment).apps
     verdicts = {app: measure_with(app, experiment, start, tell) for app in apps}
     app, worst = min(verdicts.items(), key=lambda item: FROM_BAD_TO_GOOD.index(item[1].outcome))
     if worst.outcome == BUG and len(apps) > 1:
@@ -67,8 +76,9 @@ def measure(experiment, start, tell=tell_nobody):
 
 def measure_with(app, experiment, start, tell):
     """Run an experiment on a server that runs that application (None in part 3)."""
+    setup = setup_of(experiment)
     try:
-        with start(app, getattr(experiment, 'pep475', 'on'), getattr(experiment, 'env', {})) as server:
+        with start(app, setup.pep475, setup.env) as server:
             try:
                 verdict = experiment(server, partial(tell, server))
             except NoAnswer as silence:
@@ -77,10 +87,9 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
-            judges_ends = getattr(experiment, 'judges_ends', False) and verdict.outcome in (BUG, PASS)
-            if getattr(experiment, 'ends_it', False) or not server.has_ended():
+            if setup.ends_it or not server.has_ended():
                 pass
-            elif not judges_ends:
+            elif not setup.judges_ends or verdict.outcome not in (BUG, PASS):
                 verdict = what_ended_means(experiment, server, verdict)
             elif verdict.outcome == PASS:
                 verdict = Verdict(BUG, 'the server ends after all questions')
