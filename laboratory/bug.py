@@ -13,7 +13,7 @@ from rich.text import Text
 from common import stages
 from common.diff import coloured, step
 from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.verdicts import BUG, measure, setup_of
+from laboratory.experiments.verdicts import BUG, measure
 from laboratory.instruments import views
 from laboratory.instruments.own import own_server, try_out
 from laboratory.instruments.process import PATIENCE, printable, stage_server
@@ -44,9 +44,8 @@ def play_stage(scene, stage):
 
 
 def play_own(scene, command):
-    app = setup_of(scene.experiment).apps[0]
     with console.status('does it serve?'):
-        pace = try_out(own_server(command, app))
+        pace = try_out(own_server(command, scene.setup.apps[0]))
     return play(scene, 'Your server', partial(own_server, command, pace=pace, patience=PATIENCE))
 
 

@@ -12,7 +12,7 @@ Your files are never overwritten. To begin again, move them away first.
 
     GUESS=no                         asks for no predictions
     PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
-    PAGER=more                       shows long diffs with that command instead of less, which heeds LESS
+    PAGER=more                       shows long diffs with that command; less, the default, heeds LESS
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -38,7 +38,7 @@ from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
 from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS
-from laboratory.experiments.scenes import app_of
+from laboratory.experiments.stories import STORIES
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
 from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
@@ -163,7 +163,7 @@ class Learner:
 
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
-        for all_hints, most in product((True, False), range(LAST_LINES, -1, -1)):
+        for most, all_hints in product(range(LAST_LINES, -1, -1), (True, False)):
             shown = self.view_with(most, all_hints)
             if not console.is_terminal or height(shown) < console.height:
                 break
@@ -185,13 +185,12 @@ class Learner:
             parts.append(Text(f'\n{OWN_PORT}', 'dim'))
         return Group(*parts)
 
-
-    def hints_told(self, all_of_them):
-        """Those that the reader has asked for, or the last of them."""
+    def hints_told(self, all_hints):
+        """The hints that the reader has asked for, or the last of them."""
         stopped = self.bad.verdict.outcome in NO_VERDICT
         told = WHEN_IT_STOPS if stopped else THREE_HINTS[self.bad.experiment.__name__]
         asked = list(enumerate(told[:self.hints], 1))
-        for number, words in asked if all_of_them else asked[-1:]:
+        for number, words in asked if all_hints else asked[-1:]:
             yield from hint_lines(f'\nHint {number} of {len(told)}: {words}')
             if '\n    ' in words and 'tart your server' not in words:
                 yield Text(f'To start your server in another terminal: {self.start_line()}', 'dim')
@@ -212,9 +211,12 @@ def hint_lines(words):
 
 
 def first(evidence):
-    """The evidence; of a list of complaints the first one."""
-    complaint, *others = printable(evidence).split('; ')
-    return complaint[:2 * console.width] + f'; and {len(others)} more' * bool(others)
+    """The evidence, without the mark of a list; of a list of complaints the first one."""
+    said, width = printable(evidence), 2 * console.width
+    if not said.startswith('wrong: '):
+        return said[:width]
+    complaint, *others = said.removeprefix('wrong: ').split('; ')
+    return complaint[:width] + f'; and {len(others)} more' * bool(others)
 
 
 def verdict_line(finding):
@@ -223,10 +225,10 @@ def verdict_line(finding):
 
 
 def failure(learner, most):
-    """What there is to see of something bad: what was done, what the kernel showed, what came of it."""
+    """What there is to see of a bad finding: what was done, what was seen then, and what came of it."""
     finding = learner.bad
     if finding.experiment in learner.lesson.earlier:
-        yield Text('This lesson passes, but something that should still hold does not.\n')
+        yield Text('This lesson passes, but one of the earlier questions does not.\n')
     else:
         yield from [verdict_line(good) for good in learner.findings if not good.is_bad]
     yield verdict_line(finding)
@@ -238,9 +240,9 @@ def failure(learner, most):
         yield Text('\n'.join(['', *(line[0].upper() + line[1:] for line in words)]))
         if not is_empty:
             yield seen
-    evidence = finding.verdict.evidence.removeprefix('wrong: ')
-    if finding.moments:  # whose name stands above it
-        evidence = evidence.removeprefix(f'{moment}: ')
+    evidence = finding.verdict.evidence
+    if finding.moments:  # the name stands above it
+        evidence = evidence.replace(f'wrong: {moment}: ', 'wrong: ', 1)
     yield Text(f'\nWhat happened: {first(evidence)}.')
     if setup_of(finding.experiment).pep475 == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
@@ -318,7 +320,7 @@ class Screen:
         self.show_keys()
 
     def draw(self, style=None):
-        """Draw the last test, down to the line before the last."""
+        """Draw the last test, on all lines but the last."""
         view = self.learner.view()
         self.size = console.size
         console.clear()
@@ -361,7 +363,7 @@ class Screen:
 
     def diff(self):
         """Show the diffs, page by page if they are longer than the screen."""
-        diffs, pager = both_diffs(self.learner), shlex.split(os.environ.get('PAGER') or 'less')
+        diffs, pager = both_diffs(self.learner), os.environ.get('PAGER', '').split() or ['less']
         console.clear()
         if height(diffs) < console.height or not shutil.which(pager[0]):
             console.print(diffs)
@@ -387,11 +389,11 @@ class Screen:
 
     def trace(self):
         experiment = self.about()
-        scene = course.scene_of(experiment) or ''
-        app = app_of(scene) or ''.join(self.learner.lesson.stage.arguments)
+        command, scene = self.learner.command, course.scene_of(experiment) or ''
+        if scene not in STORIES:
+            command = with_app(command, *self.learner.lesson.stage.arguments)
         self.run_module(['laboratory.trace'], {
-            'SERVER': with_app(self.learner.command, app), 'PEP475': setup_of(experiment).pep475,
-            'REQUEST': 'yes', 'SCENE': scene})
+            'SERVER': command, 'PEP475': setup_of(experiment).pep475, 'REQUEST': 'yes', 'SCENE': scene})
 
     def run_module(self, words, env):
         """Run another command of the laboratory on this terminal, to its end."""

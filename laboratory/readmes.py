@@ -7,7 +7,7 @@ import sys
 from common import stages
 from common.diff import step
 from laboratory.experiments import tables
-from laboratory.experiments.part4 import SHORT
+from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.stories import STORIES
 from laboratory.instruments.diagram import diagram
 from laboratory.instruments.pages import filled, markdown
@@ -55,10 +55,12 @@ def is_traced(stage):
 
 def sequence(stage):
     """What a stage does, traced with the accept() of Python 2 and one worker, in Markdown (Linux)."""
-    application = ['wsgi_probes:app'] if stage.name in TOLD else stage.arguments
-    command = [sys.executable, stage.server, *application]
-    env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1', 'APP_TIMEOUT': SHORT}
-    timeline = traced(command, env, STORIES.get(TOLD.get(stage.name), one_request))
+    application, story = stage.arguments, one_request
+    env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1'}
+    if stage.name in TOLD:
+        setup, story = SCENES[TOLD[stage.name]].setup, STORIES[TOLD[stage.name]]
+        application, env = setup.apps[:1], env | setup.env
+    timeline = traced([sys.executable, stage.server, *application], env, story)
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 

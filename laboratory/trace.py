@@ -5,7 +5,7 @@
 
     REQUEST=no         waits for your requests, on HOST and PORT, instead of sending one
     PEP475=off         with the accept() of Python 2
-    SCENE=lost-signal  the clients of make bug-lost-signal, fewer of them, instead of one request
+    SCENE=lost-signal  the clients of that scene, fewer of them, if they tell more than one request
 """
 import os
 import signal
@@ -13,9 +13,9 @@ import sys
 from functools import partial
 
 from common import settings, stages
-from laboratory.experiments.part4 import SHORT
-from laboratory.experiments.scenes import SCENES, app_of
+from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.stories import STORIES
+from laboratory.instruments.own import as_run
 from laboratory.instruments.process import free_port, server_path
 from laboratory.instruments.terminal import ENDINGS, console, run
 from laboratory.instruments.timeline import need_strace, one_request, traced
@@ -41,7 +41,7 @@ def play(story, server):
 
 
 def named_scene():
-    """The scene that SCENE names, '' for none."""
+    """The scene that SCENE names, '' for none; exits with one line if there is none of that name."""
     scene = os.environ.get('SCENE') or ''
     if scene and scene not in SCENES:
         sys.exit(f'SCENE={scene} is not a scene: use one of {", ".join(SCENES)}')
@@ -59,14 +59,16 @@ def main():
         stage = stages.find_stage(name)
         settings.check_part4()
     if mine and scene:
-        sys.exit(f'SCENE={scene} sends requests of its own: leave REQUEST=no out')
+        sys.exit(f'SCENE={scene} sends requests of its own: leave out REQUEST=no')
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
-    words = ['sh', '-c', command.replace('{port}', str(port))] if command else [
-        sys.executable, stage.server, *([app_of(scene)] if app_of(scene) else stage.arguments)]
     env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
-    if scene:
-        env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', 'APP_TIMEOUT': SHORT}
+    app = None
+    if scene in STORIES:
+        app, env = SCENES[scene].setup.apps[0], env | {
+            'PYTHONPATH': server_path(pep475), 'WORKERS': '1', **SCENES[scene].setup.env}
+    words = ['sh', '-c', as_run(command, str(port), app, pep475)] if command else [
+        sys.executable, stage.server, *([app] if app else stage.arguments)]
     again = 'Python retries, PEP 475' if name and pep475 == 'on' else 'the program retries'
     act = wait_for_requests if mine else partial(play, STORIES.get(scene, one_request))
     console.print(traced(words, env, act, again).screen())

@@ -220,10 +220,13 @@ def test_a_server_with_a_fixed_port_is_told_to_share_it(tmp_path):
 
 
 def test_a_server_that_computes_and_never_listens_is_given_up(monkeypatch):
+    waits, eventually = [], kernel.eventually
+    monkeypatch.setattr(kernel, 'eventually', lambda *args: waits.append(args[1:]) or eventually(*args))
     monkeypatch.setattr(process, 'START', 0.5)
-    monkeypatch.setattr(process, 'TRIES', 100)
+    monkeypatch.setattr(process, 'TRIES', 10)
     with pytest.raises(ServerFailed, match='did not listen, and printed nothing'):
         own_server(f'exec {sys.executable} -c "while True: pass"').__enter__()
+    assert waits.count((process.START,)) < process.TRIES
 
 
 def test_a_server_that_never_listens_cannot_be_tested(tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ from laboratory.instruments.client import connect
 from laboratory.instruments.process import ServerProcess, free_port, printable
 
 BUGS = {  # what is marked on the screen, and the verdict
-    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits as long as the first one'),
+    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits as long as another one'),
     'fd-leak': ('CLOSE_WAIT  server  <-- not closed on this side', '24 more descriptors after 24 clients'),
     'zombie': ('<-- ended, not waited for', 'the child has answered and is a zombie'),
     'eintr': ('InterruptedError: [Errno 4] Interrupted system call  <-- EINTR', 'the first SIGCHLD ends'),
@@ -184,7 +184,7 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence(command):
     (trace, {'PEP475': 'maybe'}, 'PEP475=maybe is not valid: use on or off'),
     (trace, {'SCENE': 'mick', 'SERVER': 'x'}, 'SCENE=mick is not a scene: use one of silent-client, '),
     (trace, {'SCENE': 'zombie', 'SERVER': 'x', 'REQUEST': 'no'},
-     'SCENE=zombie sends requests of its own: leave REQUEST=no out'),
+     'SCENE=zombie sends requests of its own: leave out REQUEST=no'),
     (trace, {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),
     (trace, {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
     (trace, {'SERVER': 'x', 'REQUEST': 'no', 'PORT': 'abc'}, 'PORT=abc is not a valid port'),

@@ -20,12 +20,12 @@ from laboratory.experiments.tables import EXPERIMENTS, due, questions
 from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
-from laboratory.learn import OWN_PORT, THE_END, Learner, first_after, main
+from laboratory.learn import OWN_PORT, THE_END, Learner, first, first_after, main
 
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
 PART3 = course.lessons('part3')
 FAILS = {  # what the stage before a lesson fails first, and what comes of it
-    'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as the first one is silent.'),
+    'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as another one is silent.'),
     'part3-v1.1': ('end_of_reply', '33 bytes of reply, then nothing: no FIN.'),
     'part3-v1.2': ('one_child', 'the child has answered and is a zombie.'),
     'part3-v1.3': ('eintr', 'the first SIGCHLD ends the server.'),
@@ -382,13 +382,22 @@ def test_an_error_that_no_experiment_is_about_is_told_too(house):
     assert status == 0
 
 
+@pytest.mark.parametrize(('evidence', 'said'), [
+    ('33 bytes; then FIN', '33 bytes; then FIN'),
+    ('wrong: one: x', 'one: x'),
+    ('wrong: one: x; two: y; three: z', 'one: x; and 2 more'),
+])
+def test_of_a_list_of_complaints_the_first_one_is_said(evidence, said):
+    assert first(evidence) == said
+
+
 def test_what_an_earlier_lesson_asked_is_asked_again(terminal, house):
     reader = terminal(FROM='part3-v1.1', GUESS='no')
     see(reader, 'bug  reaps a child')
     see(reader, 'q quit')
     source = (ROOT / 'part3/v1.2/server.py').read_text()
     (house / 'my/server.py').write_text(re.sub(" +client_fd.close.*# the parent's copy\n", '', source))
-    see(reader, 'This lesson passes, but something that should still hold does not.')
+    see(reader, 'This lesson passes, but one of the earlier questions does not.')
     see(reader, 'bug  ends its reply: the client sees FIN')
 
 

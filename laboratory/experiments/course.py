@@ -21,7 +21,7 @@ class Finding(NamedTuple):
     """What an experiment has found."""
     experiment: object
     verdict: Verdict
-    moments: list  # of (what was done, what was seen then: what came of it, or what the kernel showed)
+    moments: list  # of (what was done, what was seen: a request and its reply, or what the kernel showed)
 
     @property
     def is_bad(self):
@@ -60,7 +60,7 @@ def find(experiment, start):
     view, moments = view_of(experiment), []
 
     def note(server, moment):
-        seen = views.exchange(*server.exchange) if server.exchange else view(server)
+        seen = views.exchange(*server.last_exchange) if server.last_exchange else view(server)
         moments.append((moment, seen))
     return Finding(experiment, measure(experiment, start, note), moments)
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.stages import PYTHON2_ACCEPT
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES, WELL_FORMED
-from laboratory.experiments.part4 import SMUGGLING
+from laboratory.experiments.part4 import BINARY, FIRST_REQUESTS, SMUGGLING
 from laboratory.instruments.client import request
 
 NO_STAGE = 'no stage'
@@ -227,6 +227,19 @@ HINTS = {
 }
 
 
+def gone_before(line):
+    """The Hint for a server that a client ends who sends this line, and resets before it is read."""
+    command = (
+        f'pids=$({LISTENERS}); kill -STOP $pids; python3 -c \'import socket, struct; '
+        f'client = socket.create_connection(("localhost", 8888)); client.send(b"{line}\\r\\n\\r\\n"); '
+        'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); client.close()\'; '
+        f'kill -CONT $pids; sleep 1; {NEXT}')
+    return Hint(
+        'dies when it sends to a client that has reset', command,
+        'You see no answer to the last client: sending to the one before raises BrokenPipeError or '
+        'ConnectionResetError. Catch it, also where you send an error.', **PROBES)
+
+
 def variants(experiment, commands):
     """What VARIANTS has for the first thing that is wrong: {its name: the command that shows it}."""
     hint = HINTS[experiment]
@@ -252,24 +265,21 @@ VARIANTS = [
         f"ss -tlneH 'sport = :8888'; {CURL}; sleep 1; ss -tlneH 'sport = :8888'",
         'You see two numbers behind ino: the socket is a new one, and the clients in the backlog of the old '
         'one are reset. Call accept() again, and nothing else.', path=PYTHON2_ACCEPT)),
-    ('killed_workers', 'not all of them', Hint(
+    ('killed_workers', 'one more worker', Hint(
         'replaces only some of its workers',
         f'pid=$({OLDEST}); kill -9 $(pgrep -P $pid | tail -1); sleep 3; ps -o pid,stat --ppid $pid',
-        'You see the worker that was killed as a zombie (Z), and no new one in its place: wait for whichever '
-        'child ends, with os.wait().', **PROBES)),
-    ('stuck_application', 'goes on', Hint(
+        'You see no new worker in place of the one that was killed, which may still be a zombie (Z): wait '
+        'for whichever child ends, with os.wait().', **PROBES)),
+    ('stuck_application', 'a worker ends|a slow reader', Hint(
         'limits the time of idle workers and slow clients, too',
         f'curl -s -o /dev/null http://localhost:8888/; {LISTENERS}; sleep 35; echo; {LISTENERS}',
-        'You see that a worker is another one after a while, although it had nothing to do: stop the timer '
-        'when the application has returned, and while you send.', **PROBES)),
+        'You see other pids the second time, although your workers had nothing to do: stop the timer when '
+        'the application has returned, and while you send.', **PROBES)),
     ('drip', 'stops halfway', Hint(
         'waits for the rest of a request without end',
         "(printf 'GET / HTTP/1.1\\r\\n'; sleep 60) | "
         'curl -s --max-time 60 telnet://localhost:8888; echo "exit status $?"',
         'You see exit status 28 after a minute: give each recv() what is left of the time.', **PROBES)),
-    ('drip', '500', HINTS['drip']._replace(
-        bug='fails when the time of a request is over',
-        look='You see 500 instead of 408: what is left of the time can be less than 0.')),
     ('keep_alive', '^wrong: a client that asks to close', Hint(
         'keeps a connection that its client wants to end',
         "(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'; sleep 6) | "
@@ -302,15 +312,8 @@ VARIANTS = [
         f'curl -s telnet://localhost:8888 & sleep 1; {NEXT}',
         'You see curl time out: once you have sent a reply, give its client only a moment to close.',
         **PROBES)),
-    ('outlives', '^wrong: a client that is gone before its', Hint(
-        'dies when it sends to a client that has reset',
-        f'pid=$({OLDEST}); kill -STOP $pid; python3 -c \'import socket, struct; '
-        'client = socket.create_connection(("localhost", 8888)); client.send(b"mick\\r\\n\\r\\n"); '
-        'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); client.close()\'; '
-        f'kill -CONT $pid; sleep 1; {NEXT}',
-        'You see no answer to the last client: you read a request whose client has gone, and sending the '
-        'answer raises BrokenPipeError or ConnectionResetError. An answer with an error can raise it, too.',
-        **PROBES)),
+    ('outlives', '^wrong: a client that has gone before its reply', gone_before('GET / HTTP/1.1')),
+    ('outlives', '^wrong: a client that has gone before an error reply', gone_before('mick')),
     ('waiting_application', 'does not come', Hint(
         'forgets the reply of an application that has waited',
         'curl -i --max-time 9 http://localhost:8888/wait',
@@ -330,6 +333,11 @@ VARIANTS = [
           name: as_typed(data) for name, data, *_ in WELL_FORMED})],
     *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
     *variants('smuggling', {name: as_typed(data) for name, data in SMUGGLING.items()}),
+    *[(name, pattern, shown._replace(
+        bug='confuses the requests on one connection',
+        look='You see no second reply, or a wrong one: read exactly one request, and end each reply.'))
+      for name, pattern, shown in variants('keep_alive', {
+          name: as_typed(data + BINARY) for name, data in FIRST_REQUESTS.items() if len(data) < 200})],
     *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),
 ]
 

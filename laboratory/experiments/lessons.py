@@ -188,7 +188,7 @@ THREE_HINTS = {
         'wsgi.input is an io.BytesIO of that body. See socket.makefile.'),
     'whole_response': (
         'You see the first rule that you break, and where it is written. Mend that and save, and you see the '
-        'next one. Some you can see with curl, such as the Date:\n'
+        'next one. curl shows some of them, such as the Date:\n'
         '    curl -i localhost:8888/hello\n'
         'Is that the time now?',
 
@@ -232,11 +232,12 @@ THREE_HINTS = {
         'the connection and go on. If the client is gone, no answer is needed. If the application fails, '
         'the client gets a 500, or a reset if its response has begun.',
 
-        'In handle_one_request(), put a try around all. At BaseException (sys.exit() raises no Exception), '
-        'but not at KeyboardInterrupt, print the traceback and answer 500, which may fail, too. Close in a '
-        'finally. settimeout() after accept(). For a reset, set SO_LINGER to 0 seconds, see socket(7).'),
+        'In handle_one_request(), put a try around everything. For BaseException (sys.exit() raises no '
+        'Exception), but not KeyboardInterrupt, print the traceback and answer 500, which may fail too. '
+        'Close in a finally. Call settimeout() after accept(). For a reset, set SO_LINGER to 0 seconds: '
+        'socket(7).'),
     'refuses': (
-        'You see a bad request, what it got, and the section of the RFC that is against it. This one has no '
+        'You see a request, what it got, and the section of the RFC that says otherwise. This one has no '
         'Host:\n'
         "    curl -i -H 'Host:' localhost:8888/hello\n"
         'Why does your code not notice? It looks for what it needs, and for nothing else.',
@@ -358,8 +359,8 @@ THREE_HINTS = {
         'take(buffer, size + 2), the piece and its line end. At 0, take_fields(). Put the length into '
         "headers['content-length']. RFC 9112, section 7.1."),
     'smuggling': (
-        'The request can be read in two ways, and you saw a second request in it. In this one, a size has a '
-        'sign:\n'
+        'The request can be read in two ways, and your server saw a second request in it. In this one, a '
+        'size has a sign:\n'
         r"    (printf 'POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n+0\r\n\r\n'; sleep "
         '1) | curl -s telnet://localhost:8888\n'
         'A 200 is wrong.',

@@ -29,7 +29,7 @@ from laboratory.instruments.process import last_lines
 
 PROBES = ['wsgi_probes:app']
 A_WHILE = 4  # seconds that the next client waits for a server that is at rest
-PLAIN = 5  # clients before most questions: a server that fails by itself does so now
+PLAIN = 5  # plain clients after the first question: a server that fails by itself fails here
 
 
 def survives(server):
@@ -42,6 +42,12 @@ def survives(server):
             return readable(client) and read_reply(client, server).status == 200
     except (ConnectionError, TimeoutError):
         return False
+
+
+def must_answer(server):
+    """Raise NoAnswer if a plain request fails, whatever is done to the server."""
+    if not survives(server):
+        raise NoAnswer('a plain GET is not answered with 200')
 
 
 def verdict(wrong, right, printed=None):
@@ -59,18 +65,18 @@ def go_through(server, questions, right, tell):
     """
     wrong, printed = [], []
     for number, (name, ask) in enumerate(questions.items()):
-        if number == 1 and not all(survives(server) for _ in range(PLAIN)):
-            raise NoAnswer('a plain GET is not answered with 200')
-        server.exchange, before = None, server.output()
+        for _ in range(PLAIN if number == 1 else 0):
+            must_answer(server)
+        server.last_exchange, before = None, server.written()
         complaint, is_over = ask(server), not survives(server)
         if is_over:
             server.let_rest()
-            complaint = 'the server ends' if server.has_ended() else 'the next client is not served'
-            complaint += ', as the server works without end' * (not server.is_asleep())
+            complaint = 'the server ends' if server.has_ended() else (
+                'the next client is not served' + ', and the server is busy' * (not server.is_asleep()))
         if complaint:
             if not wrong:
                 tell(name)
-                printed = last_lines(server.output().removeprefix(before))
+                printed = last_lines(server.output(since=before))
             wrong.append(f'{name}: {complaint}')
         if is_over:
             break
@@ -119,7 +125,7 @@ def whole_request(server, tell=tell_nobody):
     response = fetch(server, data[:1500], data[1500:3000], data[3000:])
     tell('A request comes in three pieces; the application answers with the body that it gets')
     got = f'{len(response.body)} bytes' if response.status == 200 else response
-    wrong = f'the application should get the {len(body)} bytes of the body: {got}'
+    wrong = f'{got} come back instead of the {len(body)} bytes of the body'
     return verdict([wrong] * (response.body != body),
                    f'it reads a request of {len(data)} bytes that comes in three pieces')
 
@@ -144,7 +150,7 @@ def streaming(server):
             early = server.wait_until(
                 lambda: readable(client) and b'before, ' in client.recv(65536, socket.MSG_PEEK))
         reply = read_reply(client, server)
-    server.exchange = request('GET', '/wait'), reply
+    server.last_exchange = request('GET', '/wait'), reply
     if reply.body != b'before, after':
         return str(reply)
     return '' if early else 'one piece of the body waits for the next one (PEP 3333, Buffering and Streaming)'
@@ -215,7 +221,7 @@ def validator(server, tell=tell_nobody):
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
         before = times_noted(server, 'closed')
         reply = fetch(server, data)
-        tell('wsgiref.validate looks at both sides')
+        tell('wsgiref.validate stands between the server and its application, and checks both')
         complaints = server.folder / 'complaints'
         if complaints.exists():
             return Verdict(BUG, f'wsgiref.validate complains: {complaints.read_text().splitlines()[0]}')
@@ -230,7 +236,7 @@ def validator(server, tell=tell_nobody):
 def binary_body(server, tell=tell_nobody):
     """leaves a binary body intact"""
     reply = get(server, '/binary')
-    tell('The application answers with all 256 bytes')
+    tell('The application answers with all 256 byte values')
     wrong = [] if reply.body == ALL_BYTES else [f'{len(reply.body)} bytes arrive, not the 256 that were sent']
     return verdict(wrong, 'all 256 bytes arrive unchanged')
 
@@ -320,8 +326,8 @@ FAILURES = {  # bytes to send, or a question of its own
     'a long request line': request('GET', '/' + 'x' * 100_000),
     'a large head': request('GET', '/', *['X-Padding: ' + 'x' * 1000] * 100),
     **{f'a {hang_up.__name__.replace("_", " ")}': hang_up for hang_up in RESETS},
-    'a client that is gone before its reply': gone_before(request('GET', '/')),
-    'a client that is gone before its error': gone_before(b'mick\r\n\r\n'),
+    'a client that has gone before its reply': gone_before(request('GET', '/')),
+    'a client that has gone before an error reply': gone_before(b'mick\r\n\r\n'),
     'a client that is silent after its reply': silent_after_its_reply,
     'an app that raises': request('GET', '/raise-before'),
     'an app that raises halfway': fails_half_way,
@@ -409,7 +415,7 @@ WELL_FORMED = [  # the same for what a server must not refuse
     ('HTTP/1.0 without a Host', b'GET / HTTP/1.0\r\n\r\n', taken, 'RFC 9112, section 3.2'),
     ('a content-length in lower case', request('POST', '/body', LENGTH.lower() + '5') + b'hello', hello_taken,
      'RFC 9110, section 5.1'),
-    ('a chunked body, named in lower case', request('POST', '/body', CHUNKED.lower()) + CHUNKS, unchunked,
+    ('a transfer-encoding in lower case', request('POST', '/body', CHUNKED.lower()) + CHUNKS, unchunked,
      'RFC 9110, section 5.1'),
 ]
 

@@ -19,6 +19,7 @@ from laboratory.experiments.part4 import (
     asking,
     listeners,
     silent_clients,
+    supervisor,
     without_workers,
     workers_of,
 )
@@ -190,16 +191,15 @@ def let_some_more_come(replies):
     kernel.eventually(lambda: len(replies) >= due, A_WHILE)
 
 
-def finishes(server, main, top, workers):
-    """Whether clients are answered whose application works while the server reloads once more."""
+def finishes(server, old, number):
+    """Whether a client is answered whose application works while so many new workers replace the old ones."""
+    main, client = main_process(server), connected(server)
     with fifo(server):
-        clients = [connected(server) for _ in workers]
-        for client in clients:
-            client.sendall(request('GET', '/stuck'))
+        client.sendall(request('GET', '/stuck'))
         server.let_rest()
         kernel.send(main, signal.SIGHUP)
-        replaced(server, top, workers, len(workers))
-    return all(rest_of(client, A_WHILE).body == b'returned' for client in clients)
+        replaced(server, supervisor(server), old, number)
+    return rest_of(client, A_WHILE).body == b'returned'
 
 
 @started_with(apps=PROBES, judges_ends=True)
@@ -222,7 +222,7 @@ def reload(server, tell=tell_nobody):
         return Verdict(BUG, f'{not_replaced(top)}; {seen}')
     if lost:
         return Verdict(BUG, f'{seen}: {lost[0]}')
-    if not finishes(server, main, top, new):
+    if not finishes(server, old | new, len(workers)):
         return Verdict(BUG, 'a client whose application works while the server reloads gets no reply')
     return Verdict(PASS, f'{seen} while its workers are replaced {times} times')
 

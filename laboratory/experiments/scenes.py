@@ -13,10 +13,10 @@ class Scene(NamedTuple):
     stage: str  # that cures it; the one before has the bug
     why: str
 
-
-def app_of(name):
-    """The application that the server of a scene runs; None in part 3, and for no scene."""
-    return setup_of(SCENES[name].experiment).apps[0] if name else None
+    @property
+    def setup(self):
+        """How its server is started."""
+        return setup_of(self.experiment)
 
 
 SCENES = {

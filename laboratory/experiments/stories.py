@@ -25,7 +25,7 @@ def one_is_silent(server):
 def children_end_together(server):
     """The server is stopped while the children of some clients end."""
     held = [connect_to_child(server)[0] for _ in range(TOGETHER)]
-    parents = set(server.forked.values())
+    parents = set(server.forked.values()) & server.own
     kernel.stop(parents)
     for client in held:
         client.sendall(REQUEST)
@@ -37,10 +37,11 @@ def children_end_together(server):
 def a_child_is_stopped(server):
     """The child of a silent client is stopped, and another client sends a request."""
     _, child = connect_to_child(server)
+    stopped = [child] if child else []
     server.let_rest()
-    kernel.stop([child] if child else [])
+    kernel.stop(stopped)
     ask(connected(server), server)
-    kernel.go_on([child] if child else [])
+    kernel.go_on(stopped)
     server.let_rest()
 
 
@@ -57,7 +58,7 @@ def a_worker_is_killed(server):
     workers = kernel.children(server.pid)
     for worker in workers:
         kernel.send(worker, signal.SIGKILL)
-    let_be_replaced(server, workers)
+    wait_for_new_workers(server, workers)
 
 
 def an_application_is_stuck(server):
@@ -66,11 +67,11 @@ def an_application_is_stuck(server):
     workers = kernel.children(server.pid)
     with fifo(server), connect(server) as client:
         client.sendall(request('GET', '/stuck'))
-        let_be_replaced(server, workers)
+        wait_for_new_workers(server, workers)
 
 
-def let_be_replaced(server, workers):
-    """Wait until there are others, which may take a moment, and all is at rest."""
+def wait_for_new_workers(server, workers):
+    """Wait until there are other workers, which may take a moment, and all is at rest."""
     kernel.eventually(lambda: kernel.children(server.pid) - workers, server.patience)
     server.let_rest()
 
@@ -98,7 +99,7 @@ def two_requests(server):
     server.let_rest()
 
 
-STORIES = {  # by the name of the scene; in the other scenes one request tells enough
+STORIES = {  # by the name of the scene; the others are traced with one request
     'silent-client': one_is_silent,
     'lost-signal': children_end_together,
     'stopped-child': a_child_is_stopped,

@@ -28,7 +28,7 @@ EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 class Verdict(NamedTuple):
     outcome: str  # one of those above
     evidence: str  # what was seen
-    printed: list = None  # the last lines that the server has printed
+    printed: list | None = None  # the last lines that the server has printed
 
 
 class NoAnswer(Exception):
@@ -69,7 +69,7 @@ def measure(experiment, start, tell=tell_nobody):
     apps = setup_of(experiment).apps
     verdicts = {app: measure_with(app, experiment, start, tell) for app in apps}
     app, worst = min(verdicts.items(), key=lambda item: FROM_BAD_TO_GOOD.index(item[1].outcome))
-    if worst.outcome == BUG and len(apps) > 1:
+    if len(apps) > 1 and worst.outcome != PASS and not worst.evidence.startswith('with '):
         return worst._replace(evidence=f'with {app}: {worst.evidence}')
     return worst
 
@@ -82,17 +82,16 @@ def measure_with(app, experiment, start, tell):
             try:
                 verdict = experiment(server, partial(tell, server))
             except NoAnswer as silence:
-                verdict = Verdict(NO_ANSWER, str(silence), last_lines(server.output()))
+                verdict = Verdict(NO_ANSWER, str(silence))
             except (OSError, ValueError) as error:
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
             server.let_rest()  # it may be about to end
             output = server.output()
-            if setup.ends_it or not server.has_ended():
-                pass
-            elif not setup.judges_ends or verdict.outcome not in (BUG, PASS):
-                verdict = what_ended_means(experiment, server, verdict)
-            elif verdict.outcome == PASS:
-                verdict = Verdict(BUG, 'the server ends after all questions')
+            if server.has_ended() and not setup.ends_it:
+                if not setup.judges_ends or verdict.outcome not in (BUG, PASS):
+                    verdict = what_ended_means(experiment, server, verdict)
+                elif verdict.outcome == PASS:
+                    verdict = Verdict(BUG, 'the server ends after all questions')
     except ServerFailed as failed:
         if app is None or failed.broken:
             raise
@@ -101,8 +100,9 @@ def measure_with(app, experiment, start, tell):
     if verdict.printed is None:
         verdict = verdict._replace(printed=last_lines(output))
     missing = NO_FRAMEWORK.search(output)
-    if missing and verdict.outcome != PASS:
-        return Verdict(NOT_TESTED, f'with {app}: the Python of this server has no {missing[1]}')
+    if app and missing and verdict.outcome != PASS:
+        evidence = f'with {app}: the Python of this server has no {missing[1]}'
+        return verdict._replace(outcome=NOT_TESTED, evidence=evidence)
     return verdict
 
 
@@ -110,10 +110,9 @@ def what_ended_means(experiment, server, verdict):
     """A server that has ended passes nothing. EINTR is a bug of its own, where there is proof of it."""
     eintr = shows_eintr(server)
     if eintr and experiment.__name__ == 'eintr':
-        what = verdict.evidence if verdict.outcome == BUG else 'the first SIGCHLD ends the server'
-        return Verdict(BUG, what, last_lines(server.output()))
+        return verdict if verdict.outcome == BUG else Verdict(BUG, 'the first SIGCHLD ends the server')
     what = BY_EINTR if eintr else f'the server has ended{server.exit_status()}'
-    return Verdict(ENDED, what, last_lines(server.output()))
+    return Verdict(ENDED, what)
 
 
 def by_eintr(verdict):

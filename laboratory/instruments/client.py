@@ -194,7 +194,7 @@ def fetch(server, *pieces):
                 reply = read_reply(client, server, method)
     except (ConnectionRefusedError, TimeoutError):
         reply = Reply(end=REFUSED)
-    server.exchange = b''.join(pieces), reply
+    server.last_exchange = b''.join(pieces), reply
     return reply
 
 

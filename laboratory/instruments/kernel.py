@@ -222,8 +222,10 @@ def listening(inodes):
 
 def listening_inodes(pids, port):
     """The inodes of the sockets on which these processes listen on the port (Linux, else none)."""
-    inodes = {inode for pid in pids for _, inode in open_sockets(pid)} if LINUX else set()
-    return {inode for inode, listens in listening(inodes).items() if listens == port} if inodes else set()
+    if not LINUX:
+        return set()
+    inodes = {inode for pid in pids for _, inode in open_sockets(pid)}
+    return {inode for inode, listens in listening(inodes).items() if listens == port and inode in inodes}
 
 
 def open_sockets(pid):

@@ -26,8 +26,8 @@ SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 START = 20  # seconds in which it must listen, and print what is waited for
-TRIES = 3  # so many times that, as long as a busy machine may be the reason
-GONE = 'gone'
+TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
+GONE = 'gone'  # what ends a wait, besides its condition
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
@@ -76,7 +76,7 @@ class ServerProcess:
     forked       {pid: parent's pid} of what it has forked since it came to rest, as far as seen
     until_end    an ExitStack for what shall last as long as the server: connections, for example
     folder       where it and an experiment meet: a Path, in the variable PROBES of its environment
-    exchange     the bytes of the last request that was fetched, and the Reply; None for none
+    last_exchange    the request that fetch() sent last, and its Reply; None for none
 
     command      what to run, a list of strings; it is expected to listen, on PORT where that is in env
     env          variables to add to the environment
@@ -95,7 +95,7 @@ class ServerProcess:
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.seen = None, None, set(), {}
-        self.exchange = None
+        self.last_exchange = None
         self.until_end = ExitStack()
 
     def __enter__(self):
@@ -168,7 +168,8 @@ class ServerProcess:
         ours = os.getpgrp()
         group = kernel.seen(lambda: os.getpgid(pid), ours)
         folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES')
-        same = folder == self.temporary.name if folder else group == self.popen.pid  # one that ends has none
+        # a process that is exiting has no environment
+        same = folder == self.temporary.name if folder else group == self.popen.pid
         return group != ours and same
 
     def family(self):
@@ -216,7 +217,7 @@ class ServerProcess:
             return condition() or self.is_gone() and GONE
         for _ in range(TRIES):
             result, (asleep, used) = kernel.eventually(look, START), kernel.activity(self.family())
-            if result or asleep or used > START / 2:  # else it had no chance to come so far
+            if result or asleep or used > START / 2:  # it had its chance
                 break
         if result == GONE:  # which it may have done just before
             result = condition()
@@ -260,10 +261,13 @@ class ServerProcess:
         """Wait until the server and its descendants have been at rest."""
         self.wait_until(lambda: False)
 
-    def output(self):
-        """What it has printed until now (the last of it), standard output and error together."""
-        size = os.fstat(self.log.fileno()).st_size
-        begin = max(0, size - MOST_OUTPUT)
+    def written(self):
+        """How many bytes it has printed until now."""
+        return os.fstat(self.log.fileno()).st_size
+
+    def output(self, since=0):
+        """What it has printed until now, behind so many bytes: the last of it, output and errors together."""
+        begin = max(since, self.written() - MOST_OUTPUT)
         return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
 
     def wait_for_output(self, text):

@@ -6,7 +6,7 @@ import warnings
 from laboratory.instruments.own import files_in
 from laboratory.instruments.process import printable
 
-EVERY = 0.2  # seconds between two looks
+EVERY = 0.1  # seconds between two looks
 
 
 def beside(path):

@@ -81,8 +81,8 @@ def exchange(sent, reply, most=7):
     text = Text(no_wrap=True)
     for mark, data in ('>', sent or b'(nothing)'), ('<', reply.data or f'({WORDS[reply.end]})'.encode()):
         lines = data.decode('latin-1').removesuffix('\r\n').split('\r\n')
-        for line in lines[:most]:
-            text.append(f'{mark} {printable(line[:100])}' + '...' * (len(line) > 100) + '\n')
+        for line in map(printable, lines[:most]):
+            text.append(f'{mark} {line[:100]}' + '...' * (len(line) > 100) + '\n')
         if len(lines) > most:
             text.append(f'{mark} ... {len(lines) - most} more lines\n')
     text.rstrip()

@@ -183,7 +183,7 @@ class WSGIServer:
             os._exit(1)
 
     def become_leader(self):
-        """Wait until the leader leaves, or is away for TAKE_OVER seconds. Return False if enough wait."""
+        """Wait until the leader leaves, or is away for TAKE_OVER seconds. False if enough others wait."""
         with self.change:
             if self.followers + bool(self.leader) > THREADS:
                 return False
