@@ -37,18 +37,27 @@ from common import settings, stages
 from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
-from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS
+from laboratory.experiments.lessons import PREDICTIONS, hints_for
 from laboratory.experiments.stories import STORIES
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
-from laboratory.instruments.own import own_server, start_line, try_out, why_untested, with_app
+from laboratory.instruments.own import (
+    as_one_command,
+    as_run,
+    own_server,
+    start_line,
+    try_out,
+    why_untested,
+    with_app,
+)
 from laboratory.instruments.process import PATIENCE, ServerFailed, printable
 from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 
 MINE = 'my'  # the folder of what the reader writes
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
-LAST_LINES = 6  # of what a server printed
+BUILT = 'The command builds the server for each test, so each test takes longer.'
+LAST_LINES = 10  # of what a server printed
 LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
 WHAT_NOW = """\
@@ -78,7 +87,8 @@ class Learner:
         self.findings, self.untested = [], ''
         self.is_placed = False  # whether number is that of the lesson that the reader is in
         self.failed_last = None  # the experiment
-        self.hints, self.prediction, self.at_once = 0, '', AT_ONCE
+        self.hints, self.hinted = 0, ()  # how many the reader has seen, and of which
+        self.prediction, self.why_slow = '', ''
 
     @property
     def lesson(self):
@@ -92,6 +102,11 @@ class Learner:
     def bad(self):
         """The first finding that the reader has to mend, or None."""
         return next((finding for finding in self.findings if finding.is_bad), None)
+
+    @property
+    def at_once(self):
+        """How many tests may run at the same time."""
+        return 1 if self.why_slow else AT_ONCE
 
     @property
     def passed(self):
@@ -110,8 +125,9 @@ class Learner:
                 examine(self.try_out(), status)
         except ServerFailed as failed:
             self.untested = why_untested(failed)
-        if self.bad and self.bad.experiment != self.failed_last:
-            self.failed_last, self.hints = self.bad.experiment, 0
+        if self.bad:
+            before, self.hinted = self.hinted, hints_for(self.bad.experiment, self.bad.verdict)
+            self.failed_last, self.hints = self.bad.experiment, self.hints if before == self.hinted else 0
 
     def go_on(self):
         """Begin the next lesson."""
@@ -120,9 +136,10 @@ class Learner:
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
         start = partial(own_server, self.command, patience=self.patience)
-        first = start(*self.lesson.stage.arguments)
+        first, built = start(*self.lesson.stage.arguments), self.files.built()
         pace = try_out(first)
-        self.at_once = AT_ONCE if first.port == int(first.env['PORT']) else 1
+        self.why_slow = OWN_PORT if first.port != int(first.env['PORT']) else (
+            BUILT if self.files.built() != built else '')
         return partial(start, pace=pace)
 
     def find_lesson(self, start, status):
@@ -159,6 +176,8 @@ class Learner:
     def start_line(self):
         """What the reader types to start the server."""
         arguments = self.lesson.stage.arguments
+        if not self.folder:
+            return 'PORT=8888 ' + as_one_command(as_run(self.command, '8888', ''.join(arguments), 'on'))
         return 'PYTHONPATH=part2/apps ' * bool(arguments) + with_app(self.typed, *arguments)
 
     def view(self):
@@ -175,25 +194,26 @@ class Learner:
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested.splitlines()
-            return Group(*parts, Text(what), *shortened(lines, most))
+            return Group(*parts, Text(what), *shortened(lines, most, console.width))
         parts += failure(self, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
         if self.bad:
             parts += self.hints_told(all_hints)
-        if self.at_once == 1:
-            parts.append(Text(f'\n{OWN_PORT}', 'dim'))
+        if self.why_slow:
+            parts.append(Text(f'\n{self.why_slow}', 'dim'))
         return Group(*parts)
 
     def hints_told(self, all_hints):
         """The hints that the reader has asked for, or the last of them."""
-        stopped = self.bad.verdict.outcome in NO_VERDICT
-        told = WHEN_IT_STOPS if stopped else THREE_HINTS[self.bad.experiment.__name__]
+        told = hints_for(self.bad.experiment, self.bad.verdict)
         asked = list(enumerate(told[:self.hints], 1))
         for number, words in asked if all_hints else asked[-1:]:
             yield from hint_lines(f'\nHint {number} of {len(told)}: {words}')
             if '\n    ' in words and 'tart your server' not in words:
                 yield Text(f'To start your server in another terminal: {self.start_line()}', 'dim')
+            if 'my/' in words and not self.folder:
+                yield Text('If your server is not in Python, use its pid instead of $(pgrep ...).', 'dim')
         if self.hints > len(told):
             yield Text('There are no more hints.', 'yellow')
 
@@ -252,7 +272,7 @@ def conditions(experiment):
     """What the reader has to know of how the server was started, in lines."""
     setup = setup_of(experiment)
     if setup.pep475 == 'off':
-        yield '     with the accept() of Python 2, which fails when a signal comes'
+        yield '     (in Python: with the accept() of Python 2, which fails when a signal comes)'
     for name, value in setup.env.items():
         yield f'     with {name}={value} in its environment, a number of seconds'
 
@@ -268,12 +288,12 @@ def printed(verdict, most):
     if not lines:
         yield Text('It printed nothing.')
     elif most:
-        yield from [Text('It printed:'), *shortened(lines, most)]
+        yield from [Text('It printed:'), *shortened(lines, most, 2 * console.width)]
 
 
-def shortened(lines, most):
-    """The last lines, none of which takes more than two lines of the screen."""
-    return [Text(line[:2 * console.width]) for line in lines[max(0, len(lines) - most):]]
+def shortened(lines, most, width):
+    """The last lines, as far as they are no wider."""
+    return [Text(line[:width]) for line in lines[max(0, len(lines) - most):]]
 
 
 def success(learner):
@@ -288,7 +308,8 @@ def success(learner):
         part = learner.lesson.stage.part
         yield Text(f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}', 'bold green')
     else:
-        yield Text('This lesson passes, and so do the earlier ones.', 'bold green')
+        earlier = ', and so do the earlier ones' * (learner.number > 0)
+        yield Text(f'This lesson passes{earlier}.', 'bold green')
 
 
 class Screen:

@@ -15,12 +15,12 @@ from rich.text import Text
 
 from common.stages import ROOT, find_stage, stage_before, stages_of
 from laboratory.experiments import course
-from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS
+from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS
 from laboratory.experiments.tables import EXPERIMENTS, due, questions
 from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
-from laboratory.learn import OWN_PORT, THE_END, Learner, first, first_after, main
+from laboratory.learn import BUILT, OWN_PORT, THE_END, Learner, first, first_after, main
 
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
 PART3 = course.lessons('part3')
@@ -182,7 +182,7 @@ def test_a_folder_that_cannot_be_made_is_reported_in_one_line(house):
 @pytest.mark.parametrize(('server', 'told'), [
     ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
     ('ends_at_once.py', "AttributeError: 'socket' object has no attribute 'receive'"),
-    ('floods.py', 'it did not listen, but ended, with exit status 1'),
+    ('floods.py', 'it did not listen, but ended, when it had printed 10 MB: more is not allowed here'),
     ('forks_without_end.py', 'it started more than 200 processes, and printed nothing'),
     ('nosuch.py', 'it did not listen, but ended, with exit status 2'),
 ])
@@ -203,6 +203,19 @@ def test_a_server_with_a_port_of_its_own_is_tested_one_question_at_a_time(tmp_pa
     assert not learner.untested
     assert learner.bad.experiment.__name__ == 'one_child'
     assert learner.view().renderables[-1].plain == f'\n{OWN_PORT}'
+
+
+def test_a_command_that_compiles_is_tested_and_its_program_is_no_save(terminal, house, tool):
+    tool('cc')
+    shutil.copytree(ROOT / 'tests/servers', house / 'my')
+    reader = terminal(SERVER='cc -o my/server my/fork_in_c.c && exec my/server')
+    see(reader, 'Your prediction')
+    reader.sendline('')
+    see(reader, f'{BUILT}')
+    see(reader, 'q quit')
+    reader.sendline('')
+    see(reader, 'q quit')
+    assert reader.expect(['does it serve', pexpect.TIMEOUT], timeout=2) == 1
 
 
 def test_a_server_in_another_language_is_tested(house, tool):
@@ -275,7 +288,7 @@ def test_a_reader_goes_through_part_3(terminal, house):
         save(house, lesson.stage.name)
         see(reader, f'pass  {lesson.experiments[0].__doc__}')
         if number < 4:
-            see(reader, 'This lesson passes, and so do the earlier ones.')
+            see(reader, 'This lesson passes' + ', and so do the earlier ones' * (number > 0) + '.')
             see(reader, 'q quit')
             reader.send('d')
             see(reader, f'Yours, compared with {stage_before(lesson.stage).name}:')
@@ -401,6 +414,21 @@ def test_what_an_earlier_lesson_asked_is_asked_again(terminal, house):
     see(reader, 'bug  ends its reply: the client sees FIN')
 
 
+def test_the_hints_begin_again_when_something_else_is_wrong(terminal, house):
+    reader = terminal(FROM='part3-v1.2', GUESS='no')
+    see(reader, 'the first SIGCHLD ends the server')
+    see(reader, 'q quit')
+    for number in 1, 2, 3:
+        reader.send('h')
+        see(reader, f'Hint {number} of 3: {THREE_HINTS["eintr"][number - 1]}')
+    source = (ROOT / 'part3/v1.3/server.py').read_text()
+    (house / 'my/server.py').write_text(source.replace('            continue\n', '            break\n'))
+    see(reader, 'the server has ended, with exit status 0')
+    see(reader, 'q quit')
+    reader.send('h')
+    see(reader, f'Hint 1 of 3: {WHEN_IT_STOPS[0]}')
+
+
 def test_a_syntax_error_is_a_line_number_until_it_is_mended(terminal, house):
     reader = terminal(FROM='part3-v1.1', GUESS='no')
     see(reader, 'q quit')
@@ -523,6 +551,16 @@ def test_a_server_that_is_written_later_counts(files):
     later.note()
     (files.folder / 'server.py').write_text('now')
     assert [later.were_saved() for _ in range(2)] == [False, True]
+
+
+def test_what_the_command_builds_is_no_save(files):
+    built = files.folder / 'server'
+    watched = saves.Files(f'cc -o {built} my/server.c && exec my/server my/server.py', 'my')
+    watched.note()
+    before = watched.built()
+    built.write_bytes(b'\x7fELF\0')
+    assert [watched.were_saved() for _ in range(3)] == [False] * 3
+    assert watched.built() != before
 
 
 def test_a_file_that_vanishes_for_a_moment_does_not_count(files):

@@ -10,10 +10,11 @@ from operator import attrgetter
 import pytest
 
 from common.stages import ROOT, all_stages, find_stage, stage_before
-from laboratory.experiments import course
-from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS
+from laboratory.experiments import course, part3
+from laboratory.experiments.lessons import OTHER_HINTS, PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS, hints_for
 from laboratory.experiments.scenes import SCENES
 from laboratory.experiments.tables import EXPERIMENTS
+from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments.process import ServerProcess, free_port
 
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
@@ -77,10 +78,22 @@ def test_every_experiment_has_three_hints():
     assert all(isinstance(hints, tuple) and len(hints) == 3 for hints in THREE_HINTS.values())
 
 
+ALL_HINTS = [*THREE_HINTS.values(), *OTHER_HINTS.values(), WHEN_IT_STOPS]
+
+
+def test_the_hints_are_about_what_was_found():
+    later = Verdict('bug', 'a later client waits as long as another one is silent')
+    assert hints_for(part3.silent_client, later) is OTHER_HINTS['silent_client', 'a later client']
+    second = Verdict('bug', 'a second client waits as long as another one is silent')
+    assert hints_for(part3.silent_client, second) is THREE_HINTS['silent_client']
+    assert hints_for(part3.silent_client, Verdict('ended', '')) is WHEN_IT_STOPS
+
+
 def test_no_hint_is_empty_or_long_or_twice():
-    hints = [hint for three in THREE_HINTS.values() for hint in three]
+    hints = [hint for three in ALL_HINTS for hint in three]
     assert [hint for hint in hints if not hint.strip() or len(hint) > MOST] == []
     assert len(set(hints)) == len(hints)
+    assert all(len(three) == 3 for three in ALL_HINTS)
 
 
 @pytest.mark.parametrize('experiment', THREE_HINTS)
@@ -100,6 +113,15 @@ def functions(stage):
     return set(re.findall(r'def (\w+)', '\n'.join(texts)))
 
 
+@pytest.mark.parametrize(('name', 'words'), [
+    ('silent_client', ['WNOHANG', 'waitpid']), ('one_child', ['_exit'])])
+def test_of_the_other_hints_too_only_the_third_gives_the_cure_away(name, words):
+    (look, idea, place), = [three for (experiment, _), three in OTHER_HINTS.items() if experiment == name]
+    for word in words:
+        assert word not in look + idea
+        assert word in place
+
+
 @pytest.mark.parametrize('experiment', THREE_HINTS)
 def test_a_hint_names_only_functions_that_the_reader_has(experiment):
     part = next(part for part in EXPERIMENTS if experiment in map(attrgetter('__name__'), EXPERIMENTS[part]))
@@ -110,7 +132,7 @@ def test_a_hint_names_only_functions_that_the_reader_has(experiment):
 
 
 def test_no_hint_leads_to_our_solution():
-    for hint in [hint for three in THREE_HINTS.values() for hint in three]:
+    for hint in [hint for three in ALL_HINTS for hint in three]:
         assert not re.search(r'make diff|part\d(?!/apps)|\bv\d\.\d|\bfinal\b', hint)
 
 

@@ -3,6 +3,8 @@
 A line of a hint that begins with four spaces is a command. It is typed in the top folder, while the
 server, python3 my/server.py for example, runs on port 8888 in another terminal.
 """
+from laboratory.experiments.verdicts import NO_VERDICT, by_eintr
+
 PROBES = 'Start your server with PYTHONPATH=laboratory/experiments/apps and wsgi_probes:app, and type:\n'
 ONE_WORKER = PROBES.replace('with ', 'with WORKERS=1, ')
 SERVER = "'^[^ ]*ython[^ ]* my/'"  # for pgrep: not an editor that has the file open
@@ -58,6 +60,33 @@ WHEN_IT_STOPS = (
     "Put print('...', flush=True) before each line that can fail or wait, such as accept(), recv(), send() "
     'and what your handler calls. The last line that is printed shows how far the server has come.')
 
+# The same for what some experiments find besides their question: (experiment, what its evidence says).
+OTHER_HINTS = {
+    ('silent_client', 'a later client'): (
+        'One client is silent, a second one is answered, and the next one waits:\n'
+        '    sleep 9 | telnet localhost 8888 & sleep 1\n'
+        '    curl -m 2 localhost:8888/hello; sleep 1; curl -m 2 localhost:8888/hello\n'
+        'Something has happened in between: the child of the second client has ended.',
+
+        'Your server waits for a child, and the child of the silent client does not end. Perhaps it waits in '
+        'the loop of your first process, perhaps in what is called when a child ends. It may ask whether one '
+        'has ended, but must not wait until one does.',
+
+        'Look for os.wait(), and for os.waitpid() without os.WNOHANG. os.waitpid(-1, os.WNOHANG) never '
+        'waits: it returns (0, 0) if there are children, but none has ended. Then leave your loop.'),
+    ('one_child', 'does not end'): (
+        'Send two requests, and list your processes:\n'
+        '    curl -s -m 2 localhost:8888/hello; curl -s -m 2 localhost:8888/hello\n'
+        f'    ps -o pid,ppid,stat,args -p $(pgrep -d, -f {SERVER})\n'
+        'Each client leaves one more. What does a child do when it has answered?',
+
+        'A child is a copy of your server, and goes on where it was made. When it has answered, it comes '
+        'back to your loop, and serves clients like its parent. Nobody ends it.',
+
+        'Call os._exit(0) as the last thing that a child does, behind its close(), in the block where '
+        'os.fork() has returned 0.'),
+}
+
 # By experiment: what to look at, the idea, and the place, with the call.
 THREE_HINTS = {
     'silent_client': (
@@ -110,8 +139,8 @@ THREE_HINTS = {
         "handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because "
         'print() is not safe in a signal handler.'),
     'eintr': (
-        'The last lines of the traceback name the call and the error. To see it, start your server with '
-        'PYTHONPATH=common/python2_accept, and type:\n'
+        'The last lines that it printed name the call and the error. To see it, start a server in Python '
+        'with PYTHONPATH=common/python2_accept, and type:\n'
         '    (sleep 1; echo; sleep 1) | telnet localhost 8888\n'
         'The server dies when the child of this client ends.',
 
@@ -485,3 +514,14 @@ THREE_HINTS = {
         'unregister() the socket and close() it, all in a finally of handle_client(). tracemalloc (Python '
         'docs) shows which line has taken the memory.'),
 }
+
+
+def hints_for(experiment, verdict):
+    """The three hints for what an experiment has found."""
+    if by_eintr(verdict):
+        return THREE_HINTS['eintr']
+    if verdict.outcome in NO_VERDICT:
+        return WHEN_IT_STOPS
+    others = [hints for (name, said), hints in OTHER_HINTS.items()
+              if name == experiment.__name__ and said in verdict.evidence]
+    return others[0] if others else THREE_HINTS[experiment.__name__]

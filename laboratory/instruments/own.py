@@ -19,9 +19,10 @@ SLOWEST = 5  # seconds that a reply may take
 BETWEEN = 1.5  # seconds that it may pause
 IN_USE = os.strerror(errno.EADDRINUSE)
 PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 150
+OUTPUT = 20_000 * 512  # bytes, in each file
 LIMITS = '; '.join([
     'ulimit -n 256',  # descriptors of each process
-    'ulimit -f 20000',  # blocks of 512 bytes, in each file that it writes
+    f'ulimit -f {OUTPUT // 512}',  # blocks of 512 bytes, in each file that it writes
     '{ echo 5 > /proc/self/autogroup; } 2>/dev/null',  # so that a fork bomb does not starve us, see sched(7)
 ])
 
@@ -33,7 +34,7 @@ def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0):
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-    bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience)
+    bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience, OUTPUT)
     command = ['sh', '-c', f'{LIMITS}; {command}']
     return ServerProcess(command, env=env, bounds=bounds, pace=pace, patience=patience)
 

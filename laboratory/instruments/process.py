@@ -67,6 +67,7 @@ def free_port():
 class Bounds(NamedTuple):
     processes: int  # at the same time
     seconds: float  # from its first client
+    output: int  # bytes in all
 
 
 class ServerProcess:
@@ -203,6 +204,8 @@ class ServerProcess:
         status = self.popen.poll()
         if status is None:
             return ''
+        if self.bounds and self.written() >= self.bounds.output:
+            return f', when it had printed {self.bounds.output // 10**6} MB: more is not allowed here'
         number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
         if number in list(signal.Signals):
             return f', by {signal.Signals(number).name}'

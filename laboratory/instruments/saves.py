@@ -2,6 +2,7 @@
 import os
 import time
 import warnings
+from contextlib import suppress
 
 from laboratory.instruments.own import files_in
 from laboratory.instruments.process import printable
@@ -9,7 +10,7 @@ from laboratory.instruments.process import printable
 EVERY = 0.1  # seconds between two looks
 
 
-def beside(path):
+def files_beside(path):
     """The files in the folder of a file, itself too, without those that editors leave there."""
     try:
         with os.scandir(os.path.dirname(path)) as entries:
@@ -17,6 +18,27 @@ def beside(path):
                     and not entry.name.startswith('.') and not entry.name.endswith('~')]
     except OSError:  # the folder is gone
         return []
+
+
+def is_built(path):
+    """Whether a compiler has written the file: a program, or a part of one."""
+    if path.endswith('.py'):
+        return False
+    try:
+        with open(path, 'rb') as file:
+            return b'\0' in file.read(1024)
+    except OSError:
+        return False
+
+
+def stamps(paths):
+    """{path: when it was changed, and its size}; by the time, since a network has no other notice."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):  # an editor is just replacing it
+            stat = os.stat(path)
+            found[path] = stat.st_mtime_ns, stat.st_size
+    return found
 
 
 class Files:
@@ -32,23 +54,20 @@ class Files:
         self.tested, self.before, self.next = None, None, 0
 
     def paths(self):
-        self.named.update(os.path.relpath(path) for path in files_in(self.command))
+        self.named.update(os.path.relpath(path) for path in files_in(self.command) if not is_built(path))
         paths = set(self.named)
         for path in self.named:
             if path.startswith(f'{self.folder}/'):
-                paths.update(beside(path))
+                paths.update(beside for beside in files_beside(path) if not is_built(beside))
         return sorted(paths)
 
     def look(self):
-        """{path: when it was changed, and its size}; by the time, since a network has no other notice."""
-        found = {}
-        for path in self.paths():
-            try:
-                stat = os.stat(path)
-            except OSError:  # an editor is just replacing it
-                continue
-            found[path] = stat.st_mtime_ns, stat.st_size
-        return found
+        """What there is of the reader: {path: when it was changed, and its size}."""
+        return stamps(self.paths())
+
+    def built(self):
+        """The same of what the command builds."""
+        return stamps(filter(is_built, files_in(self.command)))
 
     def note(self):
         """From now on, only what is saved later counts."""

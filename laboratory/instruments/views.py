@@ -41,7 +41,8 @@ def processes(pid, most=3, states=None):
             state = states.get(shown) or kernel.status(shown)
             descriptors = '' if state == 'zombie' else kernel.seen(process.num_fds, '')
             known = kernel.seen(process.ppid, ''), state, descriptors, kernel.seen(process.name, '')
-            add_row(rows, shown, *known, mark=MEANING.get(state))
+            has_ended = 'the server itself has ended' if (shown, state) == (pid, 'zombie') else None
+            add_row(rows, shown, *known, mark=has_ended or MEANING.get(state))
     if len(children) > most:
         dead = list(states.values()).count(psutil.STATUS_ZOMBIE)
         add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
@@ -51,13 +52,17 @@ def processes(pid, most=3, states=None):
 def connections(port, most=4):
     """The connections to a port (the first of them) as netstat shows them, from both ends."""
     rows = table('LOCAL', 'FOREIGN', 'STATE', 'OF')
+    def mark(socket, pid):
+        is_waiting = socket.laddr.port == port and pid is None and socket.status == 'ESTABLISHED'
+        return 'in the backlog, not accepted' if is_waiting else MEANING.get(socket.status)
+
     found = sorted(kernel.connections(port), key=lambda end: (end[0].laddr.port != port, end[0].raddr))
+    if len(found) > most:
+        found.sort(key=lambda end: not mark(*end))
     for socket, pid in found[:most]:
         side = 'server' if socket.laddr.port == port else 'client'
-        mark = MEANING.get(socket.status)
-        if side == 'server' and pid is None and socket.status == 'ESTABLISHED':
-            mark = 'in the backlog, not accepted'
-        add_row(rows, f':{socket.laddr.port}', f':{socket.raddr.port}', socket.status, side, mark=mark)
+        ports = f':{socket.laddr.port}', f':{socket.raddr.port}'
+        add_row(rows, *ports, socket.status, side, mark=mark(socket, pid))
     if not found:
         add_row(rows, '(none)', '', '', '')
     if len(found) > most:
