@@ -1,7 +1,7 @@
 """make grade SERVER='python3 my_server.py': tests a server of your own, in any language.
 
 A shell runs the command. The port to listen on is in the variable PORT. The grader also puts it in
-place of {port} in the command.
+place of {port} in the command. For make, write $$ where the shell should see a $.
 
     PART=2            tests a WSGI server, which gets an application as module:callable: at the end
                       of the command, or in place of {app}; python3 has the frameworks here

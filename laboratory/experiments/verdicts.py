@@ -21,6 +21,7 @@ NO_VERDICT = [ENDED, ERROR, NO_ANSWER]  # mend that first
 FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
+SOON = 5  # seconds in which a server has ended that is going to
 BY_EINTR = 'EINTR has ended the server'
 EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 
@@ -85,7 +86,7 @@ def measure_with(app, experiment, start, tell):
                 verdict = Verdict(NO_ANSWER, str(silence))
             except (OSError, ValueError) as error:
                 verdict = Verdict(ERROR, f'the experiment itself failed: {type(error).__name__}: {error}')
-            server.let_rest()  # it may be about to end
+            server.let_rest(most=SOON)  # it may be about to end
             output = server.output()
             if server.has_ended() and not setup.ends_it:
                 if not setup.judges_ends or verdict.outcome not in (BUG, PASS):

@@ -229,11 +229,11 @@ class ServerProcess:
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
         return result
 
-    def wait_until(self, condition, pause=kernel.LOOK_EVERY):
+    def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT):
         """Wait until condition() is true; return whether it became so.
 
         Gives up once the server has been at rest for REST seconds (or three times its pace, where it
-        may go on by itself), has worked for WORK seconds of CPU (or the same), or after kernel.LIMIT.
+        may go on by itself), has worked for WORK seconds of CPU (or the same), or after `most` seconds.
         A busy machine, on which it wants to run and cannot, makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
@@ -246,7 +246,7 @@ class ServerProcess:
                 before, calm_since = (family, used), now
             calm = now - calm_since
             at_rest = calm > max(REST, 3 * self.pace) or calm > REST and self.waits_for_others()
-            if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > kernel.LIMIT:
+            if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > most:
                 return bool(condition())  # it may have come to rest just because it has done so
             time.sleep(pause)
         return True
@@ -260,9 +260,9 @@ class ServerProcess:
         kernel.eventually(lambda: condition() or self.waits_for_others(), seconds)
         return condition()
 
-    def let_rest(self):
-        """Wait until the server and its descendants have been at rest."""
-        self.wait_until(lambda: False)
+    def let_rest(self, most=kernel.LIMIT):
+        """Wait until the server and its descendants have been at rest, or for so many seconds."""
+        self.wait_until(lambda: False, most=most)
 
     def written(self):
         """How many bytes it has printed until now."""
