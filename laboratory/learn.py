@@ -56,7 +56,7 @@ from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 
 MINE = 'my'  # the folder of what the reader writes
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
-BUILT = 'The command builds the server for each test, so each test takes longer.'
+BUILT = 'The command changes a file that it names, so its tests run one at a time.'
 LAST_LINES = 10  # of what a server printed
 LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
@@ -126,12 +126,15 @@ class Learner:
         except ServerFailed as failed:
             self.untested = why_untested(failed)
         if self.bad:
-            before, self.hinted = self.hinted, hints_for(self.bad.experiment, self.bad.verdict)
-            self.failed_last, self.hints = self.bad.experiment, self.hints if before == self.hinted else 0
+            hints = hints_for(self.bad.experiment, self.bad.verdict)
+            if hints != self.hinted:
+                self.hinted, self.hints = hints, 0
+            self.failed_last = self.bad.experiment
 
     def go_on(self):
         """Begin the next lesson."""
-        self.number, self.failed_last, self.findings = self.number + 1, None, []
+        self.number += 1
+        self.failed_last, self.hinted, self.findings = None, (), []
 
     def try_out(self):
         """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
@@ -176,9 +179,11 @@ class Learner:
     def start_line(self):
         """What the reader types to start the server."""
         arguments = self.lesson.stage.arguments
+        path = 'PYTHONPATH=part2/apps ' * bool(arguments)
         if not self.folder:
-            return 'PORT=8888 ' + as_one_command(as_run(self.command, '8888', ''.join(arguments), 'on'))
-        return 'PYTHONPATH=part2/apps ' * bool(arguments) + with_app(self.typed, *arguments)
+            command = as_run(self.command, '8888', ''.join(arguments), 'on')
+            return f'PORT=8888 {path}{as_one_command(command)}'
+        return path + with_app(self.typed, *arguments)
 
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
@@ -206,15 +211,14 @@ class Learner:
 
     def hints_told(self, all_hints):
         """The hints that the reader has asked for, or the last of them."""
-        told = hints_for(self.bad.experiment, self.bad.verdict)
-        asked = list(enumerate(told[:self.hints], 1))
+        asked = list(enumerate(self.hinted[:self.hints], 1))
         for number, words in asked if all_hints else asked[-1:]:
-            yield from hint_lines(f'\nHint {number} of {len(told)}: {words}')
+            yield from hint_lines(f'\nHint {number} of {len(self.hinted)}: {words}')
             if '\n    ' in words and 'tart your server' not in words:
                 yield Text(f'To start your server in another terminal: {self.start_line()}', 'dim')
             if 'my/' in words and not self.folder:
-                yield Text('If your server is not in Python, use its pid instead of $(pgrep ...).', 'dim')
-        if self.hints > len(told):
+                yield Text('The pattern is for python3 my/...: for another command, use its pid.', 'dim')
+        if self.hints > len(self.hinted):
             yield Text('There are no more hints.', 'yellow')
 
 
@@ -292,7 +296,7 @@ def printed(verdict, most):
 
 
 def shortened(lines, most, width):
-    """The last lines, as far as they are no wider."""
+    """The last lines, each cut to that width."""
     return [Text(line[:width]) for line in lines[max(0, len(lines) - most):]]
 
 

@@ -5,7 +5,7 @@
 
     REQUEST=no         waits for your requests, on HOST and PORT, instead of sending one
     PEP475=off         with the accept() of Python 2
-    SCENE=lost-signal  the clients of that scene, fewer of them, if they tell more than one request
+    SCENE=lost-signal  the clients of that scene, but fewer; one request where that tells enough
 """
 import os
 import signal

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from common.stages import PYTHON2_ACCEPT
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES, WELL_FORMED
-from laboratory.experiments.part4 import BINARY, FIRST_REQUESTS, SMUGGLING
+from laboratory.experiments.part4 import BINARY, FIRST_REQUESTS, SMUGGLING, asking
 from laboratory.instruments.client import request
 
 NO_STAGE = 'no stage'
@@ -228,7 +228,7 @@ HINTS = {
 
 
 def gone_before(line):
-    """The Hint for a server that a client ends who sends this line, and resets before it is read."""
+    """The Hint for a server that dies when a client sends this line, and resets before it is read."""
     command = (
         f'pids=$({LISTENERS}); kill -STOP $pids; python3 -c \'import socket, struct; '
         f'client = socket.create_connection(("localhost", 8888)); client.send(b"{line}\\r\\n\\r\\n"); '
@@ -236,8 +236,8 @@ def gone_before(line):
         f'kill -CONT $pids; sleep 1; {NEXT}')
     return Hint(
         'dies when it sends to a client that has reset', command,
-        'You see no answer to the last client: sending to the one before raises BrokenPipeError or '
-        'ConnectionResetError. Catch it, also where you send an error.', **PROBES)
+        'You see no answer to the last client: sending to the one before fails, in Python with '
+        'BrokenPipeError or ConnectionResetError. Expect that, also where you send an error.', **PROBES)
 
 
 def variants(experiment, commands):
@@ -270,11 +270,16 @@ VARIANTS = [
         f'pid=$({OLDEST}); kill -9 $(pgrep -P $pid | tail -1); sleep 3; ps -o pid,stat --ppid $pid',
         'You see no new worker in place of the one that was killed, which may still be a zombie (Z): wait '
         'for whichever child ends, with os.wait().', **PROBES)),
-    ('stuck_application', 'a worker ends|a slow reader', Hint(
-        'limits the time of idle workers and slow clients, too',
+    ('stuck_application', 'a slow reader', Hint(
+        'limits the time of slow clients, too',
+        'curl -s -o /dev/null --limit-rate 200k http://localhost:8888/ten-pieces; echo "exit status $?"',
+        'You see another exit status than 0 after your time limit: stop the timer while you send.',
+        **PROBES)),
+    ('stuck_application', 'a worker ends', Hint(
+        'limits the time of idle workers, too',
         f'curl -s -o /dev/null http://localhost:8888/; {LISTENERS}; sleep 35; echo; {LISTENERS}',
         'You see other pids the second time, although your workers had nothing to do: stop the timer when '
-        'the application has returned, and while you send.', **PROBES)),
+        'the application has returned.', **PROBES)),
     ('drip', 'stops halfway', Hint(
         'waits for the rest of a request without end',
         "(printf 'GET / HTTP/1.1\\r\\n'; sleep 60) | "
@@ -336,8 +341,9 @@ VARIANTS = [
     *[(name, pattern, shown._replace(
         bug='confuses the requests on one connection',
         look='You see no second reply, or a wrong one: read exactly one request, and end each reply.'))
-      for name, pattern, shown in variants('keep_alive', {
-          name: as_typed(data + BINARY) for name, data in FIRST_REQUESTS.items() if len(data) < 200})],
+      for name, pattern, shown in variants('keep_alive', {name: as_typed(data + BINARY) for name, data in {
+          **FIRST_REQUESTS, 'a body': asking('POST', '/body', body=b'x' * 10),
+          'two requests in one send': BINARY}.items()})],
     *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),
 ]
 

@@ -66,11 +66,12 @@ OTHER_HINTS = {
         'One client is silent, a second one is answered, and the next one waits:\n'
         '    sleep 9 | telnet localhost 8888 & sleep 1\n'
         '    curl -m 2 localhost:8888/hello; sleep 1; curl -m 2 localhost:8888/hello\n'
-        'Something has happened in between: the child of the second client has ended.',
+        'What has happened in between? If your server forks for each client, the child of the second one has '
+        'ended.',
 
-        'Your server waits for a child, and the child of the silent client does not end. Perhaps it waits in '
-        'the loop of your first process, perhaps in what is called when a child ends. It may ask whether one '
-        'has ended, but must not wait until one does.',
+        'If your server waits for a child, it waits for the one of the silent client, too, which does not '
+        'end. Perhaps it waits in the loop of your first process, perhaps in what is called when a child '
+        'ends. It may ask whether one has ended, but must not wait until one does.',
 
         'Look for os.wait(), and for os.waitpid() without os.WNOHANG. os.waitpid(-1, os.WNOHANG) never '
         'waits: it returns (0, 0) if there are children, but none has ended. Then leave your loop.'),
@@ -139,8 +140,8 @@ THREE_HINTS = {
         "handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because "
         'print() is not safe in a signal handler.'),
     'eintr': (
-        'The last lines that it printed name the call and the error. To see it, start a server in Python '
-        'with PYTHONPATH=common/python2_accept, and type:\n'
+        'The last lines that it printed name the call and the error. To see it, start your server, if it is '
+        'in Python, with PYTHONPATH=common/python2_accept, and type:\n'
         '    (sleep 1; echo; sleep 1) | telnet localhost 8888\n'
         'The server dies when the child of this client ends.',
 

@@ -31,7 +31,6 @@ from laboratory.instruments.client import (
 )
 
 CHILDREN = 24  # how many end at once, and how many clients come and go
-FEW = 5  # children more than clients
 A_WHILE = 3  # seconds in which a server that reaps or closes by a timer has done so
 NONE_SEEN = 'it was not seen to fork a child for a client'
 NEW_SOCKET = 'after the SIGCHLD it listens on a new socket, and the clients in the old backlog are lost'
@@ -143,9 +142,10 @@ def silent_client(server, tell=tell_nobody):
                 return Verdict(BUG, 'the silent client is not answered when it speaks')
             silent.close()
             silent = connected(server)
+    silent.close()
     server.let_rest()
     left = len(server.processes()) - before
-    stay = f', but {left} children do not end' * (left > number)
+    stay = f'; {left} more processes than before still run' * (left >= clients(server))
     return Verdict(PASS, f'a second client is answered while the first one is silent{stay}')
 
 
@@ -165,9 +165,9 @@ def exchange_to_the_end(server):
     with connect(server) as client:
         client.sendall(REQUEST)
         reading = Reading('GET')
-        reply = read_on(client, server, reading, lambda reading: False)
+        reply = read_on(client, server, reading)
         if reply.end == OPEN and not reply.complete and server.comes_to(partial(readable, client), A_WHILE):
-            reply = read_on(client, server, reading, lambda reading: False)
+            reply = read_on(client, server, reading)
         return reply
 
 
@@ -248,9 +248,9 @@ def one_child(server, tell=tell_nobody):
 def eintr(server, tell=tell_nobody):
     """survives EINTR in accept()"""
     reaped_before, listens_before = reaped(server), kernel.listening_inodes(server.listeners, server.port)
-    too_many = FEW
+    made = 0
     for _ in range(clients(server)):  # one is enough where its child waits for the request
-        too_many += 1
+        made += 1
         client, child = connect_to_child(server)
         server.let_rest()  # in accept(), which the SIGCHLD of this child interrupts
         client.sendall(REQUEST)
@@ -262,10 +262,11 @@ def eintr(server, tell=tell_nobody):
     if not server.forked and reaped(server) == reaped_before:
         return Verdict(NO_HANDLER, 'no child was seen, so no SIGCHLD comes')
     kernel.eventually(lambda: one_has_ended(server) or reaped(server) > reaped_before, A_WHILE)
+    too_many = made + CHILDREN
     server.wait_until(lambda: len(server.forked) > too_many)
     tell('A child has ended, and its SIGCHLD has interrupted accept()')
     if len(server.forked) > too_many:
-        return Verdict(BUG, f'it forks without a client: {len(server.forked)} children so far')
+        return Verdict(BUG, f'it has forked {len(server.forked)} children; clients so far: {made}')
     if server.has_ended():
         return Verdict(BUG, FIRST)  # measure() looks for the reason
     caught = handlers(server)
@@ -279,8 +280,9 @@ def eintr(server, tell=tell_nobody):
         if not survives_one_after_the_other(server):
             server.let_rest()
             if not server.has_ended() and not shows_eintr(server):
-                raise NoAnswer('three clients have come and gone, and the next one is not answered')
-            return Verdict(BUG, 'SIGCHLDs with no client between them end the server')
+                raise NoAnswer('after three silent clients, one after the other, the next is not answered')
+            what = 'end' if server.has_ended() else 'block'
+            return Verdict(BUG, f'SIGCHLDs with no client between them {what} the server')
         listens = kernel.listening_inodes(server.processes(), server.port)
         if listens_before and not listens_before & listens:
             return Verdict(BUG, NEW_SOCKET)

@@ -149,8 +149,8 @@ def killed_workers(server, tell=tell_nobody):
         return Verdict(BUG, f'{len(workers)} workers were killed, and the next client is not answered')
     if missing > 0:
         return Verdict(BUG, f'{missing} of {len(workers)} workers were not replaced')
-    new = listening(server) - {top}
-    for worker in sorted({min(new), max(new)}, reverse=True):
+    new = sorted(listening(server) - {top})
+    for worker in dict.fromkeys(new[-1:] + new[:1]):
         if not replaces(server, top, worker):
             tell('One more worker was killed')
             return Verdict(BUG, 'one more worker was killed, and no other one serves in its place')

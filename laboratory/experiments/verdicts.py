@@ -21,7 +21,7 @@ NO_VERDICT = [ENDED, ERROR, NO_ANSWER]  # mend that first
 FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
-SOON = 5  # seconds in which a server has ended that is going to
+SOON = 5  # seconds in which a server that is about to end has ended
 BY_EINTR = 'EINTR has ended the server'
 EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 
@@ -118,7 +118,7 @@ def what_ended_means(experiment, server, verdict):
 
 def by_eintr(verdict):
     """Whether EINTR is what has ended the server."""
-    return verdict.evidence == BY_EINTR
+    return verdict.evidence.endswith(BY_EINTR)
 
 
 def shows_eintr(server):

@@ -132,7 +132,7 @@ def closes(reply):
 
 def read_reply(client, server, method='GET'):
     """Return the Reply to a request with that method: all that comes until the server ends it or rests."""
-    return read_on(client, server, Reading(method), lambda reading: False)
+    return read_on(client, server, Reading(method))
 
 
 def read_next(client, server, before=b'', method='GET'):
@@ -146,7 +146,7 @@ def read_next(client, server, before=b'', method='GET'):
     return read_on(client, server, reading, lambda reading: reading.complete or reading.problem)
 
 
-def read_on(client, server, reading, is_enough):
+def read_on(client, server, reading, is_enough=lambda reading: False):
     """Read until it is enough, the connection ends, or the server rests; return the Reply."""
     end = OPEN
     while end == OPEN and len(reading.data) < MOST and not is_enough(reading) and comes(client, server):

@@ -269,7 +269,7 @@ class ServerProcess:
         return os.fstat(self.log.fileno()).st_size
 
     def output(self, since=0):
-        """What it has printed until now, behind so many bytes: the last of it, output and errors together."""
+        """What it has printed after the first so many bytes, at most the last MOST_OUTPUT of it."""
         begin = max(since, self.written() - MOST_OUTPUT)
         return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
 

@@ -21,7 +21,7 @@ def files_beside(path):
 
 
 def is_built(path):
-    """Whether a compiler has written the file: a program, or a part of one."""
+    """Whether the file is binary, as what a compiler writes."""
     if path.endswith('.py'):
         return False
     try:
@@ -32,7 +32,7 @@ def is_built(path):
 
 
 def stamps(paths):
-    """{path: when it was changed, and its size}; by the time, since a network has no other notice."""
+    """{path: (when it was changed, its size)} of those that are there; a network has no other notice."""
     found = {}
     for path in paths:
         with suppress(OSError):  # an editor is just replacing it
@@ -62,11 +62,11 @@ class Files:
         return sorted(paths)
 
     def look(self):
-        """What there is of the reader: {path: when it was changed, and its size}."""
+        """{path: (when it was changed, its size)} of the files that the reader edits."""
         return stamps(self.paths())
 
     def built(self):
-        """The same of what the command builds."""
+        """The same for the binary files that the command names."""
         return stamps(filter(is_built, files_in(self.command)))
 
     def note(self):

@@ -41,8 +41,8 @@ def processes(pid, most=3, states=None):
             state = states.get(shown) or kernel.status(shown)
             descriptors = '' if state == 'zombie' else kernel.seen(process.num_fds, '')
             known = kernel.seen(process.ppid, ''), state, descriptors, kernel.seen(process.name, '')
-            has_ended = 'the server itself has ended' if (shown, state) == (pid, 'zombie') else None
-            add_row(rows, shown, *known, mark=has_ended or MEANING.get(state))
+            mark = 'the server itself has ended' if (shown, state) == (pid, 'zombie') else MEANING.get(state)
+            add_row(rows, shown, *known, mark=mark)
     if len(children) > most:
         dead = list(states.values()).count(psutil.STATUS_ZOMBIE)
         add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
