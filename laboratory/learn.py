@@ -57,6 +57,7 @@ from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 MINE = 'my'  # the folder of what the reader writes
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
 BUILT = 'The command changes a file that it names, so its tests run one at a time.'
+SEEN = 7  # lines of what was seen that are shown in any case
 LAST_LINES = 10  # of what a server printed
 LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
@@ -215,7 +216,7 @@ class Learner:
         for number, words in asked if all_hints else asked[-1:]:
             yield from hint_lines(f'\nHint {number} of {len(self.hinted)}: {words}')
             if '\n    ' in words and 'tart your server' not in words:
-                yield Text(f'To start your server in another terminal: {self.start_line()}', 'dim')
+                yield from hint_lines(f'To start your server in another terminal:\n    {self.start_line()}')
             if 'my/' in words and not self.folder:
                 yield Text('The pattern is for python3 my/...: for another command, use its pid.', 'dim')
         if self.hints > len(self.hinted):
@@ -263,13 +264,19 @@ def failure(learner, most):
         words = [f'{earlier}.' for earlier, _ in before] + [moment + ('.' if is_empty else ':\n')]
         yield Text('\n'.join(['', *(line[0].upper() + line[1:] for line in words)]))
         if not is_empty:
-            yield seen
+            yield cropped(seen, most)
     evidence = finding.verdict.evidence
     if finding.moments:  # the name stands above it
         evidence = evidence.replace(f'wrong: {moment}: ', 'wrong: ', 1)
     yield Text(f'\nWhat happened: {first(evidence)}.')
     if setup_of(finding.experiment).pep475 == 'on' or not finding.moments:  # else it was shown
         yield from printed(finding.verdict, most)
+
+
+def cropped(seen, most):
+    """What was seen; of a long text the first lines, more of them if more is to be shown."""
+    lines = seen.split('\n') if isinstance(seen, Text) else []
+    return Text('\n').join([*lines[:most + SEEN], Text('...')]) if len(lines) > most + SEEN else seen
 
 
 def conditions(experiment):

@@ -69,10 +69,10 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
         part4.stuck_application, FOREVER),
     'the end of the timer with the application': (
         'server.py', r'(  finally:\n            )signal\.setitimer\(signal\.ITIMER_REAL, 0\)', r'\1pass',
-        part4.stuck_application, 'a worker ends although no application is stuck any more'),
+        part4.stuck_application, 'an idle worker ends, although its application has returned'),
     'the end of the timer while a client is slow': (
         'server.py', r'app_is_timed, _ = signal.*', 'app_is_timed = False',
-        part4.stuck_application, 'a worker ends although no application is stuck any more'),
+        part4.stuck_application, 'a client that takes its time to read is cut off'),
     'the wait for any worker': (
         'server.py', r'os\.wait\(\)', 'os.waitpid(min(workers), 0)', part4.killed_workers,
         'one more worker was killed, and no other one serves in its place'),
@@ -82,6 +82,9 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'the end that a client asks for': (
         'protocol.py', r"return 'close' not in options and .*", 'return True', part4.keep_alive,
         'wrong: a client that asks to close: the connection stays open'),
+    'the end of a connection of HTTP/1.0': (
+        'protocol.py', r" and \(self\.version != 'HTTP/1\.0' or 'keep-alive' in options\)", '',
+        part4.keep_alive, 'wrong: a client of HTTP/1.0: the connection stays open'),
     'the trailers': (
         'protocol.py', r' +yield from take_fields\(buffer, MAX_HEAD\)  # trailers.*\n', '', part4.keep_alive,
         'wrong: a trailer: the next request gets 400'),

@@ -270,12 +270,12 @@ VARIANTS = [
         f'pid=$({OLDEST}); kill -9 $(pgrep -P $pid | tail -1); sleep 3; ps -o pid,stat --ppid $pid',
         'You see no new worker in place of the one that was killed, which may still be a zombie (Z): wait '
         'for whichever child ends, with os.wait().', **PROBES)),
-    ('stuck_application', 'a slow reader', Hint(
+    ('stuck_application', 'takes its time to read', Hint(
         'limits the time of slow clients, too',
         'curl -s -o /dev/null --limit-rate 200k http://localhost:8888/ten-pieces; echo "exit status $?"',
         'You see another exit status than 0 after your time limit: stop the timer while you send.',
         **PROBES)),
-    ('stuck_application', 'a worker ends', Hint(
+    ('stuck_application', 'an idle worker', Hint(
         'limits the time of idle workers, too',
         f'curl -s -o /dev/null http://localhost:8888/; {LISTENERS}; sleep 35; echo; {LISTENERS}',
         'You see other pids the second time, although your workers had nothing to do: stop the timer when '
@@ -285,11 +285,12 @@ VARIANTS = [
         "(printf 'GET / HTTP/1.1\\r\\n'; sleep 60) | "
         'curl -s --max-time 60 telnet://localhost:8888; echo "exit status $?"',
         'You see exit status 28 after a minute: give each recv() what is left of the time.', **PROBES)),
-    ('keep_alive', '^wrong: a client that asks to close', Hint(
+    ('keep_alive', '^wrong: a client (that asks|of HTTP/1.0)', Hint(
         'keeps a connection that its client wants to end',
-        "(printf 'GET / HTTP/1.1\\r\\nHost: x\\r\\nConnection: close\\r\\n\\r\\n'; sleep 6) | "
+        "(printf 'GET / HTTP/1.0\\r\\nConnection: Close\\r\\n\\r\\n'; sleep 6) | "
         'curl -s --max-time 5 telnet://localhost:8888; echo "exit status $?"',
-        'You see exit status 28: close the connection after the reply, as the client asks.', **PROBES)),
+        'You see exit status 28: close the connection after the reply, if the client says "close", in small '
+        'letters or capitals, or speaks HTTP/1.0 and does not say "keep-alive".', **PROBES)),
     ('end_of_reply', 'RST', Hint(
         'resets connections',
         CURL, 'You see curl: (56), reset by peer: close() resets where bytes of the request are unread, '

@@ -336,9 +336,9 @@ THREE_HINTS = {
         'A worker cannot end the call that it is in. But the kernel can send it a signal after some time, '
         'and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
 
-        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT), and with 0 in '
-        'a finally when its result has been sent. SIGALRM ends the process. With threads, let your loop '
-        'check a deadline for each call. APP_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
+        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT). SIGALRM ends '
+        'the process. Stop it with 0 while you send to the client, which may be slow, and in a finally. With '
+        'threads, your loop checks a deadline. APP_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
     'drip': (
         'Send a byte each second:\n'
         r"    (printf 'GET / HTTP/1.1\r\nX: '; for i in $(seq 20); do sleep 1; printf x; done) | curl -m 20 "

@@ -203,13 +203,17 @@ def stuck_application(server, tell=tell_nobody):
 def cut_off(server, seconds):
     """What a time limit of so many seconds ends although no application is stuck, '' for nothing."""
     before = listeners(server)
+
+    def worker_ends():
+        return kernel.eventually(lambda: before - listeners(server), 2 * seconds)
+    if worker_ends():
+        return 'an idle worker ends, although its application has returned'
     with connect(server) as client:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # else the kernel takes most of it
         client.sendall(request('GET', '/megabytes'))
-        if kernel.eventually(lambda: before - listeners(server), 2 * seconds):
-            return 'a worker ends although no application is stuck any more'
-        complete = len(read_reply(client, server).body) == MEGABYTES
-        return '' if complete else 'a slow reader does not get all of its reply'
+        if worker_ends() or len(read_reply(client, server).body) < MEGABYTES:
+            return 'a client that takes its time to read is cut off, although no application is stuck'
+    return ''
 
 
 @started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})
@@ -271,11 +275,14 @@ def both_replies(server, first, second, at_once=False):
     with connect(server) as client:
         send(client, server, first + second if at_once else first)
         one = read_next(client, server, method=first.partition(b' ')[0].decode())
+        server.last_exchange = first, one
         if not one.complete or one.end != OPEN:
             return [one]
         if not at_once:
             send(client, server, second)
-        return [one, read_next(client, server, one.extra)]
+        two = read_next(client, server, one.extra)
+        server.last_exchange = first + second, two
+        return [one, two]
 
 
 BINARY = asking('GET', '/binary')
@@ -287,6 +294,13 @@ FIRST_REQUESTS = {  # what may come before another request on the same connectio
     'a 205': asking('GET', '/reset-content'),
     'a response of unknown length': asking('GET', '/write'),
     'a trailer': asking('POST', '/body', CHUNKED) + b'1\r\nx\r\n0\r\nX-Trailer: x\r\n\r\n',
+}
+
+
+LAST_REQUESTS = {
+    'a client that asks to close': GET,
+    'a client that asks to Close': GET.replace(b': close', b': Close'),
+    'a client of HTTP/1.0': b'GET /binary HTTP/1.0\r\n\r\n',
 }
 
 
@@ -303,13 +317,16 @@ def followed_by(first, at_once=False):
     return ask
 
 
-def closes_when_asked(server):
-    """A question: whether the connection ends when the client says that it should."""
-    with connect(server) as client:
-        client.sendall(GET)
-        reply = read_next(client, server)
-        if reply.end == OPEN and not kernel.eventually(lambda: readable(client), A_WHILE):
-            return 'the connection stays open (RFC 9112, section 9.6)'
+def closes_after(data):
+    """A question: whether the connection ends after this request, as its client expects."""
+    def ask(server):
+        with connect(server) as client:
+            client.sendall(data)
+            reply = read_next(client, server)
+            server.last_exchange = data, reply
+            if reply.end == OPEN and not kernel.eventually(lambda: readable(client), A_WHILE):
+                return 'the connection stays open (RFC 9112, section 9.6)'
+    return ask
 
 
 @started_with(apps=PROBES)
@@ -327,7 +344,7 @@ def keep_alive(server, tell=tell_nobody):
             return Verdict(BUG, 'the first reply says Connection: close')
     questions = {name: followed_by(first) for name, first in FIRST_REQUESTS.items()}
     questions['two requests in one send'] = followed_by(BINARY, at_once=True)
-    questions['a client that asks to close'] = closes_when_asked
+    questions |= {name: closes_after(data) for name, data in LAST_REQUESTS.items()}
     return go_through(server, questions, 'a second request is answered, whatever the first was', tell)
 
 

@@ -105,6 +105,7 @@ def stop_mid_reply(server, tell=tell_nobody):
             patience = 0  # what has not come by now does not come
     kernel.eventually(lambda: not any(map(kernel.alive, pids)), max(server.patience, A_WHILE))
     if left := [pid for pid in pids if kernel.alive(pid)]:
+        tell('Some processes have not ended')
         wrong.append(f'{len(left)} processes do not end')
     elif kept and rest_of(idle, A_WHILE).end != FIN:
         wrong.append('a client that is idle is reset')

@@ -81,10 +81,11 @@ def output(server, most=6):
     return text
 
 
-def exchange(sent, reply, most=7):
+def exchange(sent, reply):
     """What a client has sent, and what it got: the first lines, marked as curl -v marks them."""
     text = Text(no_wrap=True)
-    for mark, data in ('>', sent or b'(nothing)'), ('<', reply.data or f'({WORDS[reply.end]})'.encode()):
+    got = reply.data or f'({WORDS[reply.end]})'.encode()
+    for mark, data, most in ('>', sent or b'(nothing)', 10), ('<', got, 7):
         lines = data.decode('latin-1').removesuffix('\r\n').split('\r\n')
         for line in map(printable, lines[:most]):
             text.append(f'{mark} {line[:100]}' + '...' * (len(line) > 100) + '\n')
