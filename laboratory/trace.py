@@ -65,8 +65,9 @@ def main():
     env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
     app = None
     if scene in STORIES:
-        app, env = SCENES[scene].setup.apps[0], env | {
-            'PYTHONPATH': server_path(pep475), 'WORKERS': '1', **SCENES[scene].setup.env}
+        setup = SCENES[scene].setup
+        app = setup.apps[0]
+        env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', **setup.env}
     words = ['sh', '-c', as_run(command, str(port), app, pep475)] if command else [
         sys.executable, stage.server, *([app] if app else stage.arguments)]
     again = 'Python retries, PEP 475' if name and pep475 == 'on' else 'the program retries'

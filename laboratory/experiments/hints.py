@@ -240,9 +240,12 @@ def gone_before(line):
         'BrokenPipeError or ConnectionResetError. Expect that, also where you send an error.', **PROBES)
 
 
-def variants(experiment, commands):
-    """What VARIANTS has for the first thing that is wrong: {its name: the command that shows it}."""
-    hint = HINTS[experiment]
+def variants(experiment, commands, **told):
+    """What VARIANTS has for the first thing that is wrong: {its name: the command that shows it}.
+
+    told    what else differs from the Hint of the experiment
+    """
+    hint = HINTS[experiment]._replace(**told)
     return [(experiment, f'^wrong: {re.escape(name)}: ', hint._replace(command=command))
             for name, command in commands.items()]
 
@@ -333,18 +336,16 @@ VARIANTS = [
     *variants('outlives', {name: f'{as_typed(data)}; {NEXT}' for name, data in FAILURES.items()
                            if isinstance(data, bytes) and len(data) < 200}),
     *variants('refuses', {name: as_typed(data) for name, data, *_ in MALFORMED}),
-    *[(name, pattern, shown._replace(
-        bug='refuses well-formed requests', look='You see an error where the RFCs allow none, or no hello.'))
-      for name, pattern, shown in variants('refuses', {
-          name: as_typed(data) for name, data, *_ in WELL_FORMED})],
+    *variants('refuses', {name: as_typed(data) for name, data, *_ in WELL_FORMED},
+              bug='refuses well-formed requests',
+              look='You see an error where the RFCs allow none, or no hello.'),
     *variants('promises', {name: as_typed(request('GET', path)) for name, path, *_ in PROMISES}),
     *variants('smuggling', {name: as_typed(data) for name, data in SMUGGLING.items()}),
-    *[(name, pattern, shown._replace(
-        bug='confuses the requests on one connection',
-        look='You see no second reply, or a wrong one: read exactly one request, and end each reply.'))
-      for name, pattern, shown in variants('keep_alive', {name: as_typed(data + BINARY) for name, data in {
-          **FIRST_REQUESTS, 'a body': asking('POST', '/body', body=b'x' * 10),
-          'two requests in one send': BINARY}.items()})],
+    *variants('keep_alive', {name: as_typed(data + BINARY) for name, data in {
+        **FIRST_REQUESTS, 'a body': asking('POST', '/body', body=b'x' * 10),
+        'two requests in one send': BINARY}.items()},
+              bug='confuses the requests on one connection',
+              look='You see no second reply, or a wrong one: read exactly one request, and end each reply.'),
     *variants('promises', {HEAD: as_typed(request('HEAD', '/closable'))}),
 ]
 

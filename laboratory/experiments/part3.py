@@ -98,10 +98,14 @@ def forks(server):
     return seen.count(True) == 3
 
 
+def parents(server):
+    """The processes that have forked the children."""
+    return set(server.forked.values()) & server.own
+
+
 def handlers(server):
     """Whether each process that forks has a handler for SIGCHLD; None where the kernel does not tell."""
-    parents = set(server.forked.values()) & server.own or server.listeners
-    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents]
+    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents(server) or server.listeners]
 
 
 def all_end(server):
@@ -327,9 +331,8 @@ def children_at_once(server, tell=tell_nobody):
             return without_children(server, len(held))
         held.append(client)
         served.append(child)
-    parents = set(server.forked.values()) & server.own
-    for parent in parents:
-        kernel.send(parent, signal.SIGSTOP)
+    forking = parents(server)
+    kernel.stop(forking)
     try:
         for client in held:
             client.sendall(REQUEST)
@@ -341,8 +344,7 @@ def children_at_once(server, tell=tell_nobody):
         ended = sum(not kernel.alive(pid) for pid in served)
         tell(f'The server is stopped, and {ended} children have ended meanwhile')
     finally:
-        for parent in parents:
-            kernel.send(parent, signal.SIGCONT)
+        kernel.go_on(forking)
     server.wait_until(lambda: not zombies(server))
     tell('The server goes on, and gets one SIGCHLD')
     if ended < CHILDREN:

@@ -5,7 +5,6 @@ one is about a time limit, `env` names the one that the stages of part 4 heed; a
 its own, which it must have reached after server.patience seconds.
 """
 import signal
-import socket
 import time
 from contextlib import suppress
 
@@ -42,6 +41,7 @@ from laboratory.instruments.client import (
     readable,
     request,
     send,
+    take_little,
 )
 
 GET = request('GET', '/binary')
@@ -123,13 +123,14 @@ def without_workers(server, what):
                    f'it has no worker that could be {what}')
 
 
-def replaces(server, top, worker):
-    """Kill a worker; return whether another one comes and serves."""
+def kill(server, top, killed):
+    """Kill these workers; return how many are missing after a while."""
     number = len(listeners(server) - {top})
-    kernel.send(worker, signal.SIGKILL)
-    kernel.eventually(lambda: not kernel.alive(worker))
+    for pid in killed:
+        kernel.send(pid, signal.SIGKILL)
+    kernel.eventually(lambda: not any(map(kernel.alive, killed)))
     kernel.eventually(lambda: len(listening(server) - {top}) >= number, A_WHILE)
-    return len(listeners(server) - {top}) >= number and survives(server)
+    return number - len(listening(server) - {top})
 
 
 @started_with(apps=PROBES, judges_ends=True)
@@ -139,19 +140,15 @@ def killed_workers(server, tell=tell_nobody):
     top, workers = workers_of(server)
     if not workers:
         return without_workers(server, 'killed')
-    for pid in workers:
-        kernel.send(pid, signal.SIGKILL)
-    kernel.eventually(lambda: not any(map(kernel.alive, workers)))
-    kernel.eventually(lambda: len(listening(server) - {top}) >= len(workers), A_WHILE)
+    missing = kill(server, top, workers)
     tell('Every worker was killed')
-    missing = len(workers) - len(listening(server) - {top})
     if not survives(server):
         return Verdict(BUG, f'{len(workers)} workers were killed, and the next client is not answered')
     if missing > 0:
         return Verdict(BUG, f'{missing} of {len(workers)} workers were not replaced')
     new = sorted(listening(server) - {top})
     for worker in dict.fromkeys(new[-1:] + new[:1]):
-        if not replaces(server, top, worker):
+        if kill(server, top, [worker]) > 0 or not survives(server):
             tell('One more worker was killed')
             return Verdict(BUG, 'one more worker was killed, and no other one serves in its place')
     return Verdict(PASS, f'{len(workers)} workers were killed, and new ones answer')
@@ -209,7 +206,7 @@ def cut_off(server, seconds):
     if worker_ends():
         return 'an idle worker ends, although its application has returned'
     with connect(server) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # else the kernel takes most of it
+        take_little(client)
         client.sendall(request('GET', '/megabytes'))
         if worker_ends() or len(read_reply(client, server).body) < MEGABYTES:
             return 'a client that takes its time to read is cut off, although no application is stuck'
@@ -251,7 +248,7 @@ def slow_client(server, tell=tell_nobody):
     posted = fetch(server, request('POST', '/body', f'{LENGTH}{len(body)}'), *pieces)
     wrong = [] if posted.body == body else [f'a slow request: {posted}']
     with connect(server) as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # else the kernel takes most of it
+        take_little(client)
         client.sendall(request('GET', '/megabytes'))
         data, pauses = bytearray(), 20
         with suppress(ConnectionError):

@@ -5,7 +5,6 @@ They are given a running server as those of part4.py are.
 import os
 import re
 import signal
-import socket
 import threading
 import time
 from contextlib import contextmanager, suppress
@@ -45,6 +44,7 @@ from laboratory.instruments.client import (
     read_next,
     readable,
     request,
+    take_little,
 )
 
 TEN_MEGABYTES = 10_000_000  # bytes, more than a connection's buffers hold
@@ -82,7 +82,7 @@ def stop_mid_reply(server, tell=tell_nobody):
         return Verdict(NOT_TESTED, 'it has no process that all others descend from')
     with fifo(server):
         reading, working, idle = clients = [connected(server) for _ in range(3)]
-        reading.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+        take_little(reading)
         for client, path in zip(clients, ['/ten-pieces', '/stuck', '/binary'], strict=True):
             client.sendall(asking('GET', path))
             server.let_rest()

@@ -2,7 +2,6 @@
 
 They are given a running server as those of part4.py are.
 """
-import socket
 import time
 from contextlib import suppress
 
@@ -29,7 +28,7 @@ from laboratory.experiments.verdicts import (
     tell_nobody,
 )
 from laboratory.instruments import kernel
-from laboratory.instruments.client import Reply, closes, read_next, readable, request
+from laboratory.instruments.client import Reply, closes, read_next, readable, request, take_little
 from laboratory.instruments.process import WORK
 
 OTHERS = 8  # clients that must be answered: some for each worker
@@ -140,7 +139,7 @@ def non_reader(server, tell=tell_nobody):
     """answers others while clients do not read"""
     deaf = []
     while len(deaf) < NON_READERS and (client := try_to_connect(server)):
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)  # or the kernel takes much of it
+        take_little(client)
         client.sendall(request('GET', '/ten-pieces' if len(deaf) % 6 else '/one-piece'))
         deaf.append(client)
     server.let_rest()

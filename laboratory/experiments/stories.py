@@ -5,7 +5,7 @@ Each story is given a running server, and returns when all is at rest, whatever 
 import signal
 
 from laboratory.experiments.part2 import fifo
-from laboratory.experiments.part3 import connect_to_child, connected
+from laboratory.experiments.part3 import connect_to_child, connected, parents
 from laboratory.experiments.part4 import GET, asking
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, ask, connect, read_next, readable, request
@@ -25,12 +25,12 @@ def one_is_silent(server):
 def children_end_together(server):
     """The server is stopped while the children of some clients end."""
     held = [connect_to_child(server)[0] for _ in range(TOGETHER)]
-    parents = set(server.forked.values()) & server.own
-    kernel.stop(parents)
+    forking = parents(server)
+    kernel.stop(forking)
     for client in held:
         client.sendall(REQUEST)
     server.wait_until(lambda: not any(map(kernel.alive, server.forked)))
-    kernel.go_on(parents)
+    kernel.go_on(forking)
     server.let_rest()
 
 

@@ -207,6 +207,11 @@ def status_of(server, data):
     return fetch(server, data).status
 
 
+def take_little(client):
+    """Have the kernel take few bytes for a connection that is not read: SO_RCVBUF, socket(7)."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
+
+
 def reset(client):
     """Close the connection with RST instead of FIN: SO_LINGER with 0 seconds, socket(7)."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
