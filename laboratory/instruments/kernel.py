@@ -87,6 +87,11 @@ def command(pid):
             for word in seen(lambda: psutil.Process(pid).cmdline(), [])]
 
 
+def environ(pid):
+    """The environment of the process as it was when its program began, {} where it is exiting."""
+    return seen(lambda: psutil.Process(pid).environ(), {})
+
+
 def alive(pid):
     return status(pid) not in (psutil.STATUS_ZOMBIE, 'gone')
 

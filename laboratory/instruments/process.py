@@ -15,8 +15,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
-import psutil
-
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
 
@@ -168,10 +166,9 @@ class ServerProcess:
         """Whether a child that nobody here has started comes from this server, and not from another one."""
         ours = os.getpgrp()
         group = kernel.seen(lambda: os.getpgid(pid), ours)
-        folder = kernel.seen(lambda: psutil.Process(pid).environ(), {}).get('PROBES')
-        # a process that is exiting has no environment
-        same = folder == self.temporary.name if folder else group == self.popen.pid
-        return group != ours and same
+        # a process that is exiting has no environment any more; its children have one
+        folders = {kernel.environ(relative).get('PROBES') for relative in (pid, *kernel.family(pid))} - {None}
+        return group != ours and (self.temporary.name in folders if folders else group == self.popen.pid)
 
     def family(self):
         """The pids of everything that it started, zombies too, parents first."""

@@ -1,10 +1,15 @@
-"""Part 3 v1.1 in the background, in a session of its own: its parent ends at once."""
+"""Part 3 v1.1 in the background, in a session of its own: it starts once it has no parent any more."""
 import os
 import runpy
+import time
 
 if os.fork():
     os._exit(0)
 os.setsid()
+leader = os.getpid()
 if os.fork():
+    memory = b'.' * 300_000_000  # the kernel frees it first: for a while, the process is there without any
     os._exit(0)
+while os.getppid() == leader:
+    time.sleep(0.01)
 runpy.run_path('part3/v1.1/server.py', run_name='__main__')
