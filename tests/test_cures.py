@@ -67,6 +67,9 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'the timer of the application': (
         'server.py', r'( +)signal\.setitimer\(signal\.ITIMER_REAL, APP_TIMEOUT\)  # SIGALRM.*\n', '',
         part4.stuck_application, FOREVER),
+    'the timer while the application goes on': (
+        'server.py', r'            if app_is_timed:\n', '            if False:\n', part4.stuck_application,
+        'an application that stops in the middle of its reply is not ended'),
     'the end of the timer with the application': (
         'server.py', r'(  finally:\n            )signal\.setitimer\(signal\.ITIMER_REAL, 0\)', r'\1pass',
         part4.stuck_application, 'an idle worker ends, although its application has returned'),
@@ -180,6 +183,12 @@ def test_a_child_that_ends_its_connection_late_is_no_leak(tmp_path):
     found = verdict(tmp_path, 'part3-final', 'server.py', r'(            )client_fd\.close\(\)\n',
                     r'\1__import__("time").sleep(1)\n\g<0>', part3.end_of_reply)
     assert found[:2] == ('pass', '33 bytes of reply, then FIN')
+
+
+def test_a_handler_that_takes_a_second_does_not_wait_for_the_stopped_child(tmp_path):
+    found = verdict(tmp_path, 'part3-final', 'server.py', r'def handle_exit.*\n',
+                    r'\g<0>    __import__("time").sleep(1)\n', part3.stopped_child)
+    assert found[:2] == ('pass', 'the next client is answered while a child is stopped')
 
 
 @pytest.mark.parametrize(('loop', 'is_answered'), [

@@ -114,7 +114,8 @@ def functions(stage):
 
 
 @pytest.mark.parametrize(('name', 'words'), [
-    ('silent_client', ['WNOHANG', 'waitpid']), ('one_child', ['_exit'])])
+    ('silent_client', ['WNOHANG', 'waitpid']), ('one_child', ['_exit']),
+    ('stuck_application', ['timer', 'finally'])])
 def test_of_the_other_hints_too_only_the_third_gives_the_cure_away(name, words):
     (look, idea, place), = [three for (experiment, _), three in OTHER_HINTS.items() if experiment == name]
     for word in words:

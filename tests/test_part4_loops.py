@@ -16,7 +16,6 @@ import pytest
 from common.stages import ROOT, Stage, find_stage
 from laboratory.experiments.part2 import fifo, noted, survives
 from laboratory.experiments.part4 import asking
-from laboratory.experiments.part4_stopping import rest_of
 from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     FIN,
@@ -26,6 +25,7 @@ from laboratory.instruments.client import (
     read_reply,
     readable,
     request,
+    rest_of,
 )
 from laboratory.instruments.process import ServerProcess, server_path, stage_server
 from tests.test_part4 import GET, GRACEFUL, LOOPS, STAGES, THREADED, WITH_TEST_APPS, workers

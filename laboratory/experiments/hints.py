@@ -283,6 +283,11 @@ VARIANTS = [
         f'curl -s -o /dev/null http://localhost:8888/; {LISTENERS}; sleep 35; echo; {LISTENERS}',
         'You see other pids the second time, although your workers had nothing to do: stop the timer when '
         'the application has returned.', **PROBES)),
+    ('stuck_application', 'in the middle', Hint(
+        'does not end an application that stops in the middle of its reply',
+        'curl --max-time 60 http://localhost:8888/stuck-halfway',
+        'You see "before," at the most, and curl times out: take the pieces of the reply inside your time '
+        'limit, too.', **PROBES)),
     ('drip', 'stops halfway', Hint(
         'waits for the rest of a request without end',
         "(printf 'GET / HTTP/1.1\\r\\n'; sleep 60) | "

@@ -86,6 +86,17 @@ OTHER_HINTS = {
 
         'Call os._exit(0) as the last thing that a child does, behind its close(), in the block where '
         'os.fork() has returned 0.'),
+    ('stuck_application', 'in the middle'): (
+        ONE_WORKER +
+        '    curl -m 5 localhost:8888/stuck-halfway\n'
+        'The application has returned, and curl gets the first piece of the reply. Then who makes the next '
+        'piece, and how long may that take?',
+
+        'The pieces of a reply can come from a generator. It is code of the application, which runs when you '
+        'ask for the next piece. So it can get stuck there just as in the call.',
+
+        'Leave the timer on while your loop asks for the pieces. Stop it while you send one to the client, '
+        'and start it again when it is sent. Stop it for good in a finally, behind the loop.'),
 }
 
 # By experiment: what to look at, the idea, and the place, with the call.

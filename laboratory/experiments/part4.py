@@ -40,6 +40,7 @@ from laboratory.instruments.client import (
     read_reply,
     readable,
     request,
+    rest_of,
     send,
     take_little,
 )
@@ -189,8 +190,8 @@ def stuck_application(server, tell=tell_nobody):
         served = ended and survives(server)
     if server.wait_until(lambda: times_noted(server, 'returned')) and ended:
         return Verdict(BUG, 'the client is answered, but its application still runs')
-    if served and limit < A_WHILE and (seen := cut_off(server, limit)):  # a longer one takes too long
-        return Verdict(BUG, seen)
+    if served and limit < A_WHILE and (seen := cut_off(server, limit) or stays_halfway(server)):
+        return Verdict(BUG, seen)  # a longer limit takes too long
     if served:
         return Verdict(PASS, 'the application is ended, and the next client is served')
     return Verdict(BUG, 'the next client is not served' if ended else
@@ -211,6 +212,15 @@ def cut_off(server, seconds):
         if worker_ends() or len(read_reply(client, server).body) < MEGABYTES:
             return 'a client that takes its time to read is cut off, although no application is stuck'
     return ''
+
+
+def stays_halfway(server):
+    """What is wrong if an application that stops in the middle of its reply is not ended; '' for nothing."""
+    client = connected(server)
+    with fifo(server):
+        client.sendall(request('GET', '/stuck-halfway'))
+        stays = rest_of(client, server.patience).end == OPEN
+    return 'an application that stops in the middle of its reply is not ended' if stays else ''
 
 
 @started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})

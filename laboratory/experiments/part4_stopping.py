@@ -34,9 +34,7 @@ from laboratory.experiments.verdicts import (
 from laboratory.instruments import kernel
 from laboratory.instruments.client import (
     FIN,
-    OPEN,
     REFUSED,
-    Reading,
     Reply,
     closes,
     comes,
@@ -44,6 +42,7 @@ from laboratory.instruments.client import (
     read_next,
     readable,
     request,
+    rest_of,
     take_little,
 )
 
@@ -64,14 +63,6 @@ def main_process(server):
     """The process that somebody would send a signal to: the first that is no shell; None for none."""
     return next((pid for pid in ancestors(server)
                  if os.path.basename((kernel.command(pid) or [''])[0]) not in SHELLS), None)
-
-
-def rest_of(client, seconds):
-    """Read to the end of a reply, or until nothing has come for so long; return the Reply."""
-    reading, end = Reading('GET'), OPEN
-    while end == OPEN and not reading.complete and readable(client, seconds):
-        end = reading.receive(client)
-    return reading.reply(end)
 
 
 @started_with(apps=PROBES, ends_it=True)

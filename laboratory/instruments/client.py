@@ -154,6 +154,14 @@ def read_on(client, server, reading, is_enough=lambda reading: False):
     return reading.reply(end)
 
 
+def rest_of(client, seconds):
+    """Read to the end of a reply, or until nothing has come for so long; return the Reply."""
+    reading, end = Reading('GET'), OPEN
+    while end == OPEN and not reading.complete and readable(client, seconds):
+        end = reading.receive(client)
+    return reading.reply(end)
+
+
 def request(method, path, *headers, body=b''):
     """The bytes of a request; a Content-Length is added where there is a body."""
     lines = [f'{method} {path} HTTP/1.1', 'Host: localhost', 'Connection: close', *headers]

@@ -248,13 +248,13 @@ class ServerProcess:
             time.sleep(pause)
         return True
 
-    def waits_for_others(self):
-        """Whether nothing happens in it, as far as the kernel tells, until a client does something."""
-        return all(map(kernel.waits_for_others, self.processes()))
+    def waits_for_others(self, pids=()):
+        """Whether its processes, or those named, wait for a client or a child, as far as the kernel tells."""
+        return all(map(kernel.waits_for_others, pids or self.processes()))
 
-    def comes_to(self, condition, seconds):
+    def comes_to(self, condition, seconds, pids=()):
         """Wait for so long, or until it waits for others; return whether condition() has become true."""
-        kernel.eventually(lambda: condition() or self.waits_for_others(), seconds)
+        kernel.eventually(lambda: condition() or self.waits_for_others(pids), seconds)
         return condition()
 
     def let_rest(self, most=kernel.LIMIT):

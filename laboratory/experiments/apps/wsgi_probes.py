@@ -134,15 +134,27 @@ def wait_between_chunks(environ, start_response):
     return body()
 
 
-def do_not_return(environ, start_response):
+def wait_without_end(environ):
+    """Wait until the experiment lets go of its FIFO, and note that; without one, an hour."""
     if FOLDER and os.path.exists(f'{FOLDER}/fifo'):
         note('waiting', os.getpid(), environ)
         wait_for_the_experiment()
         note('returned', 'the application was not ended', environ)
     else:
         time.sleep(3600)
+
+
+def do_not_return(environ, start_response):
+    wait_without_end(environ)
     start_response('200 OK', [*TEXT])
     return [b'returned']
+
+
+def stop_halfway(environ, start_response):
+    start_response('200 OK', [*TEXT])
+    yield b'before, '
+    wait_without_end(environ)
+    yield b'after'
 
 
 def note_smuggled(environ, start_response):
@@ -211,6 +223,7 @@ BEHAVIOURS = {
     '/change-after': change_status_after_headers,
     '/wait': wait_between_chunks,
     '/stuck': do_not_return,
+    '/stuck-halfway': stop_halfway,
     '/smuggled': note_smuggled,
     '/closable': closable,
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
