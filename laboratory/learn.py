@@ -5,14 +5,17 @@
     FROM=part3-v1.2                  begins with a copy of that stage
     SERVER='node my/server.js'       tests a server of your own, see make help-grade
 
-You see the first thing that is wrong with your server. Mend it, and save again. When a lesson passes,
-n goes on to the next one. The last line of the screen names all keys.
+You see the first thing that is wrong with your server: the line that begins with bug says what it
+should do and does not do yet. Fix that, and save again. When a lesson passes, n goes on to the next one.
+
+The last line of the screen names all keys. h gives a hint, s shows the bug once more or tells you what
+to type to see it, t lists the system calls (on Linux, with strace), and d compares your code with ours.
 
 Your files are never overwritten. To begin again, move them away first.
 
     GUESS=no                         asks for no predictions
     PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
-    PAGER=more                       shows long diffs with that command; less, the default, heeds LESS
+    PAGER=more                       shows long diffs with more, not less; LESS sets the options of less
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -37,7 +40,7 @@ from common import settings, stages
 from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
-from laboratory.experiments.lessons import PREDICTIONS, hints_for
+from laboratory.experiments.lessons import PREDICTIONS, filled, hints_for
 from laboratory.experiments.stories import STORIES
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
@@ -50,24 +53,24 @@ from laboratory.instruments.own import (
     why_untested,
     with_app,
 )
-from laboratory.instruments.process import PATIENCE, ServerFailed, printable
+from laboratory.instruments.process import APPS, PATIENCE, ServerFailed, printable
 from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, Keys, console, predict, run
 
 MINE = 'my'  # the folder of what the reader writes
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
-BUILT = 'The command changes a file that it names, so its tests run one at a time.'
+BUILT = 'The command rebuilds the server each time, so its tests run one at a time.'
 SEEN = 7  # lines of what was seen that are shown in any case
 LAST_LINES = 10  # of what a server printed
 LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
 WHAT_NOW = """\
 It is tested now, and again whenever you save it.
-You see the first thing that it does wrong: mend that, and save."""
+You see the first thing that it does wrong: fix that, and save."""
 THE_END = {
     'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
-    'part2': 'Go on with make learn PART=4, in which it learns to serve many clients at once.',
-    'part4': 'How fast is it? make bench QUICK=1 SERVER=... compares it with others, see make help-bench.',
+    'part2': 'Go on with make learn PART=4, where your server learns to serve many clients at once.',
+    'part4': 'How fast is it? make bench QUICK=1 SERVER=... compares it with others. See make help-bench.',
 }
 
 
@@ -177,14 +180,14 @@ class Learner:
         """The command as the reader would type it."""
         return self.command.replace(shlex.quote(sys.executable), 'python3')
 
-    def start_line(self):
-        """What the reader types to start the server."""
-        arguments = self.lesson.stage.arguments
-        path = 'PYTHONPATH=part2/apps ' * bool(arguments)
+    def start_line(self, app=''):
+        """What the reader types to start the server, with that application of the experiments or its own."""
+        app, folder = (app, APPS) if app else (''.join(self.lesson.stage.arguments), 'part2/apps')
+        path = f'PYTHONPATH={folder} ' * bool(app)
         if not self.folder:
-            command = as_run(self.command, '8888', ''.join(arguments), 'on')
+            command = as_run(self.command, '8888', app, 'on')
             return f'PORT=8888 {path}{as_one_command(command)}'
-        return path + with_app(self.typed, *arguments)
+        return path + with_app(self.typed, app)
 
     def view(self):
         """What the reader should see of the last test, on one screen if it can be."""
@@ -214,11 +217,12 @@ class Learner:
         """The hints that the reader has asked for, or the last of them."""
         asked = list(enumerate(self.hinted[:self.hints], 1))
         for number, words in asked if all_hints else asked[-1:]:
-            yield from hint_lines(f'\nHint {number} of {len(self.hinted)}: {words}')
-            if '\n    ' in words and 'tart your server' not in words:
+            told = filled(words, self.start_line)
+            yield from hint_lines(f'\nHint {number} of {len(self.hinted)}: {told}')
+            if '\n    ' in words and told == words:
                 yield from hint_lines(f'To start your server in another terminal:\n    {self.start_line()}')
             if 'my/' in words and not self.folder:
-                yield Text('The pattern is for python3 my/...: for another command, use its pid.', 'dim')
+                yield Text('pgrep and pkill look for python3 my/... here. Else use the pid of yours.', 'dim')
         if self.hints > len(self.hinted):
             yield Text('There are no more hints.', 'yellow')
 
@@ -253,7 +257,7 @@ def failure(learner, most):
     """What there is to see of a bad finding: what was done, what was seen then, and what came of it."""
     finding = learner.bad
     if finding.experiment in learner.lesson.earlier:
-        yield Text('This lesson passes, but one of the earlier questions does not.\n')
+        yield Text('This lesson passes, but your server now fails an earlier one.\n')
     else:
         yield from [verdict_line(good) for good in learner.findings if not good.is_bad]
     yield verdict_line(finding)
@@ -390,8 +394,10 @@ class Screen:
         self.test()
 
     def predict(self):
+        stage = self.learner.lesson.stage
+        console.print(f'For new words, see {stages.stage_before(stage).folder}/README.md.', style='dim')
         with self.keys.line_by_line():
-            self.learner.prediction = predict(PREDICTIONS[self.learner.lesson.stage.name])
+            self.learner.prediction = predict(PREDICTIONS[stage.name])
 
     def diff(self):
         """Show the diffs, page by page if they are longer than the screen."""

@@ -31,9 +31,9 @@ EVIDENCE = {  # exactly so many
         'drip': "it is ended after a while: 408 with b'the request took too long\\n'",
         'keep_alive': 'the connection ends after the first reply'},
     'part4-v1.4': {
-        'idle_clients': '8 of 8 others wait as long as 150 clients are idle',
-        'waiting_application': '8 of 8 others wait as long as an application waits in each worker',
-        'non_reader': '8 of 8 others wait as long as 24 clients do not read'},
+        'idle_clients': '8 of 8 other clients get no answer while 150 clients are idle',
+        'waiting_application': '8 of 8 other clients get no answer while an application waits in each worker',
+        'non_reader': '8 of 8 other clients get no answer while 24 clients do not read'},
 }
 GIVEN_UP = {  # what a child for each client has, and a few workers have not
     ('part4-v1.1', 'waiting_application'), ('part4-v1.1', 'non_reader'), ('part4-v1.1', 'stop_mid_reply'),

@@ -293,8 +293,8 @@ def run_bench(**env):
     ({'QUICK': 'yes'}, 'QUICK=yes is not valid: use 0 or 1'),
     ({'WRITE': 'yes'}, 'WRITE=yes is not valid: use 0 or 1'),
     ({'ONLY': 'part9'}, 'ONLY=part9: no server has such a name; there are part3-v1.0, '),
-    ({'SERVER': 'echo mick; exit 3'}, 'your server cannot be measured: it did not listen, but ended, '
-                                      'with exit status 3: mick'),
+    ({'SERVER': 'echo mick; exit 3'}, 'your server cannot be measured: it did not listen on a port, but '
+                                      'ended, with exit status 3: mick'),
 ])
 def test_what_is_wrong_is_told_in_one_line(env, told, linux):
     linux('wrk', 'ab', 'cc')

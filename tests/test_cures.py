@@ -21,7 +21,7 @@ CURES = {
         '23 zombies after 24 children ended together'),
     'WNOHANG': (
         r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.waitpid(-1, 0)', part3.stopped_child,
-        'the next client waits as long as a child is stopped'),
+        'the next client waits while a child is stopped'),
     'the retry of accept()': (
         r'        except InterruptedError:.*\n            continue\n', '        finally:\n            pass\n',
         part3.eintr, 'the first SIGCHLD ends the server'),
@@ -39,7 +39,7 @@ HALF_CURES = {  # the stage that is changed, what is replaced there, and what an
 """, part3.silent_client, 'the silent client is cut off before it speaks'),
     'a handler that waits for all children': (
         'part3-final', r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', part3.silent_client,
-        'a later client waits as long as another one is silent'),
+        'a later client waits while another one is silent'),
     'one more accept() after EINTR': (
         'part3-final', '            continue', '            client_fd, client_addr = listen_socket.accept()',
         part3.eintr, 'SIGCHLDs with no client between them end the server'),

@@ -108,8 +108,8 @@ def test_an_event_loop_is_judged_by_what_it_does(name, experiment, outcome):
 
 @pytest.mark.parametrize(('function', 'leak', 'seen'), [
     ('run_application(self, request)', "vars(self).setdefault('leaked', []).append(bytes(60))",  # 101 bytes
-     'bytes more for each request'),
-    ('handle_client(self)', 'os.dup(0)', 'descriptors more for 20 clients that have left'),
+     'more bytes of memory for each request'),
+    ('handle_client(self)', 'os.dup(0)', 'more descriptors for 20 clients that have left'),
 ])
 def test_a_leak_is_found(tmp_path, function, leak, seen):
     line = re.escape(f'    def {function}:\n')

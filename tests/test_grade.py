@@ -190,9 +190,9 @@ def test_a_hint_says_how_to_start_the_server(command, typed):
 
 @pytest.mark.parametrize(('server', 'told'), [
     ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
-    ('nosuch.py', 'it did not listen, but ended, with exit status 2; it printed:'),
+    ('nosuch.py', 'it did not listen on a port, but ended, with exit status 2; it printed:'),
     ('forks_without_end.py', 'it started more than 200 processes'),
-    ('floods.py', 'it did not listen, but ended, when it had printed 10 MB: more is not allowed here'),
+    ('floods.py', 'it did not listen on a port, but ended, when it had printed 10 MB: more is not '),
     ('ends_at_once.py', 'it ended when its first client came; it printed:\nTraceback'),
 ])
 def test_a_server_that_cannot_be_tested_is_reported(tmp_path, server, told):
@@ -224,14 +224,14 @@ def test_a_server_that_computes_and_never_listens_is_given_up(monkeypatch):
     monkeypatch.setattr(kernel, 'eventually', lambda *args: waits.append(args[1:]) or eventually(*args))
     monkeypatch.setattr(process, 'START', 0.5)
     monkeypatch.setattr(process, 'TRIES', 10)
-    with pytest.raises(ServerFailed, match='did not listen, and printed nothing'):
+    with pytest.raises(ServerFailed, match='did not listen on a port, and printed nothing'):
         own_server(f'exec {sys.executable} -c "while True: pass"').__enter__()
     assert waits.count((process.START,)) < process.TRIES
 
 
 def test_a_server_that_never_listens_cannot_be_tested(tmp_path, monkeypatch):
     monkeypatch.setattr(process, 'START', 1)
-    with pytest.raises(ServerFailed, match='did not listen; it printed:\nno socket yet'):
+    with pytest.raises(ServerFailed, match='did not listen on a port; it printed:\nno socket yet'):
         grade.grade(copied('never_listens.py', tmp_path), find_stage('part3-final'))
     assert left_over(tmp_path) == []
 

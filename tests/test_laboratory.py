@@ -20,12 +20,12 @@ from laboratory.instruments.client import connect
 from laboratory.instruments.process import ServerProcess, free_port, printable
 
 BUGS = {  # what is marked on the screen, and the verdict
-    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits as long as another one'),
+    'silent-client': ('<-- in the backlog, not accepted', 'a second client waits while another one'),
     'fd-leak': ('CLOSE_WAIT  server  <-- not closed on this side', '24 more descriptors after 24 clients'),
     'zombie': ('<-- ended, not waited for', 'the child has answered and is a zombie'),
     'eintr': ('InterruptedError: [Errno 4] Interrupted system call  <-- EINTR', 'the first SIGCHLD ends'),
     'lost-signal': ('<-- 23 children, 23 of them zombies', '23 zombies after 24 children ended together'),
-    'stopped-child': ('<-- stopped, not ended', 'the next client waits as long as a child is stopped'),
+    'stopped-child': ('<-- stopped, not ended', 'the next client waits while a child is stopped'),
 }
 
 

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from common.stages import ROOT, find_stage, stage_before, stages_of
 from laboratory.experiments import course
-from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS
+from laboratory.experiments.lessons import PREDICTIONS, THREE_HINTS, WHEN_IT_STOPS, filled
 from laboratory.experiments.tables import EXPERIMENTS, due, questions
 from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments import kernel, process, saves
@@ -25,13 +25,13 @@ from laboratory.learn import BUILT, OWN_PORT, THE_END, Learner, first, first_aft
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
 PART3 = course.lessons('part3')
 FAILS = {  # what the stage before a lesson fails first, and what comes of it
-    'part3-v1.1-fd-leak': ('silent_client', 'a second client waits as long as another one is silent.'),
+    'part3-v1.1-fd-leak': ('silent_client', 'a second client waits while another one is silent.'),
     'part3-v1.1': ('end_of_reply', '33 bytes of reply, then nothing: no FIN.'),
     'part3-v1.2': ('one_child', 'the child has answered and is a zombie.'),
     'part3-v1.3': ('eintr', 'the first SIGCHLD ends the server.'),
     'part3-final': ('children_at_once', '23 zombies after 24 children ended together.'),
     'part2-v1.1': ('environ', "PATH_INFO is '/caf%C3%A9%20x?a=1&b=%20' instead of '/cafÃ© x';"),
-    'part2-v1.2': ('whole_response', 'one piece of the body waits for the next one '),
+    'part2-v1.2': ('whole_response', 'a piece of the body is not sent until '),
     'part2-v1.3': ('outlives', 'the server ends.'),
     'part2-v1.4': ('refuses', '200 instead of 400 (RFC 9112, section 3.2);'),
     'part2-final': ('promises', "b'\\nX-Smuggled' is sent "),
@@ -39,8 +39,8 @@ FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part4-v1.2': ('killed_workers', '2 workers were killed, and the next client is not answered.'),
     'part4-v1.3': ('stuck_application', 'an application that does not return holds up its worker for ever.'),
     'part4-v1.4': ('keep_alive', 'the connection ends after the first reply.'),
-    'part4-v2.0': ('idle_clients', '8 of 8 others wait as long as 150 clients are idle.'),
-    'part4-v2.1': ('waiting_application', ' others wait as long as an application waits in each worker.'),
+    'part4-v2.0': ('idle_clients', '8 of 8 other clients get no answer while 150 clients are idle.'),
+    'part4-v2.1': ('waiting_application', ' get no answer while an application waits in each worker.'),
     'part4-v2.2': ('stop_mid_reply', 'a client that reads its reply gets '),
 }
 EXPERIMENT = {experiment.__name__: experiment for part in EXPERIMENTS for experiment in questions(part)}
@@ -182,9 +182,9 @@ def test_a_folder_that_cannot_be_made_is_reported_in_one_line(house):
 @pytest.mark.parametrize(('server', 'told'), [
     ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
     ('ends_at_once.py', "AttributeError: 'socket' object has no attribute 'receive'"),
-    ('floods.py', 'it did not listen, but ended, when it had printed 10 MB: more is not allowed here'),
+    ('floods.py', 'it did not listen on a port, but ended, when it had printed 10 MB: more is not '),
     ('forks_without_end.py', 'it started more than 200 processes, and printed nothing'),
-    ('nosuch.py', 'it did not listen, but ended, with exit status 2'),
+    ('nosuch.py', 'it did not listen on a port, but ended, with exit status 2'),
 ])
 def test_a_server_that_cannot_be_tested_is_reported_calmly(server, told, house):
     status, output, _ = learn(house, SERVER=f'{sys.executable} tests/servers/{server}')
@@ -257,6 +257,10 @@ def see(reader, words):
     reader.expect(r'(?:\x1b\[\d*m|\s)+'.join(map(re.escape, words.split())))
 
 
+def see_hint(reader, number, words):
+    see(reader, f'Hint {number} of 3: {filled(words, lambda app: "python3 my/server.py")}')
+
+
 def save(house, stage):
     """Save a stage as the reader's server, as editors do: a new file takes the place of the old one."""
     (house / 'my/new').write_text((ROOT / find_stage(stage).server).read_text())
@@ -268,6 +272,7 @@ def test_a_reader_goes_through_part_3(terminal, house):
     reader = terminal()
     for number, lesson in enumerate(PART3):
         experiment, came = FAILS[lesson.stage.name]
+        see(reader, f'For new words, see {stage_before(lesson.stage).folder}/README.md.')
         see(reader, PREDICTIONS[lesson.stage.name])
         see(reader, 'Your prediction (Enter skips): ')
         reader.sendline('I do not know' if number == 0 else '')
@@ -279,7 +284,7 @@ def test_a_reader_goes_through_part_3(terminal, house):
         see(reader, 'q quit')
         for hint, words in enumerate(THREE_HINTS[experiment], 1):
             reader.send('h')
-            see(reader, f'Hint {hint} of 3: {words}')
+            see_hint(reader, hint, words)
         reader.send('h')
         see(reader, 'There are no more hints.')
         save(house, lesson.stage.name)
@@ -407,7 +412,7 @@ def test_what_an_earlier_lesson_asked_is_asked_again(terminal, house):
     see(reader, 'q quit')
     source = (ROOT / 'part3/v1.2/server.py').read_text()
     (house / 'my/server.py').write_text(re.sub(" +client_fd.close.*# the parent's copy\n", '', source))
-    see(reader, 'This lesson passes, but one of the earlier questions does not.')
+    see(reader, 'This lesson passes, but your server now fails an earlier one.')
     see(reader, 'bug  ends its reply: the client sees FIN')
 
 
@@ -417,13 +422,13 @@ def test_the_hints_begin_again_when_something_else_is_wrong(terminal, house):
     see(reader, 'q quit')
     for number in 1, 2, 3:
         reader.send('h')
-        see(reader, f'Hint {number} of 3: {THREE_HINTS["eintr"][number - 1]}')
+        see_hint(reader, number, THREE_HINTS['eintr'][number - 1])
     source = (ROOT / 'part3/v1.3/server.py').read_text()
     (house / 'my/server.py').write_text(source.replace('            continue\n', '            break\n'))
     see(reader, 'the server has ended, with exit status 0')
     see(reader, 'q quit')
     reader.send('h')
-    see(reader, f'Hint 1 of 3: {WHEN_IT_STOPS[0]}')
+    see_hint(reader, 1, WHEN_IT_STOPS[0])
 
 
 def test_a_syntax_error_is_a_line_number_until_it_is_mended(terminal, house):

@@ -81,6 +81,14 @@ def test_an_event_loop_that_finds_nobody_has_not_waited_in_accept():
         '10: accept4 → a client, descriptor 4', '10: accept4 → nobody is waiting: EAGAIN', *lines]
 
 
+@pytest.mark.parametrize(('call', 'waits'), [
+    ('recvfrom(4, ', 'recv'), ('sendto(4, "xxx"..., 65536, ', 'send'), ('wait4(-1, ', 'wait4'),
+    ('epoll_wait(5, ', 'epoll_wait')])
+def test_a_call_that_has_not_returned_at_the_end_waits(call, waits):
+    assert told(START, ACCEPTED, f'10 {call} <unfinished ...>')[2:] == [f'10: {waits} … waiting']
+    assert told(START, ACCEPTED, '10 recvfrom(9,  <unfinished ...>')[2:] == []
+
+
 def test_what_happens_many_times_in_a_row_is_one_line():
     rows = Timeline((START + 99 * f'{NOBODY}\n').splitlines(), 8888).screen().columns[0]._cells
     assert [str(cell) for cell in rows] == ['accept4 → nobody is waiting: EAGAIN (99 times)']

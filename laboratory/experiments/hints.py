@@ -9,6 +9,7 @@ from common.stages import PYTHON2_ACCEPT
 from laboratory.experiments.part2 import FAILURES, HEAD, MALFORMED, PROMISES, WELL_FORMED
 from laboratory.experiments.part4 import BINARY, FIRST_REQUESTS, SMUGGLING, asking
 from laboratory.instruments.client import request
+from laboratory.instruments.process import APPS
 
 NO_STAGE = 'no stage'
 
@@ -32,7 +33,7 @@ def as_typed(data):
 
 CURL = 'curl --max-time 2 http://localhost:8888/hello'
 NEXT = 'curl -i --max-time 2 http://localhost:8888/'
-PROBES = {'path': 'laboratory/experiments/apps', 'app': 'wsgi_probes:app'}
+PROBES = {'path': APPS, 'app': 'wsgi_probes:app'}
 SILENT = 'sleep 9 | telnet localhost 8888 & sleep 1'
 LAST_PID = r"sed 's/.*pid=\([0-9]*\).*/\1/' | tail -1"  # of what ss -p says
 MANY_SILENT = 'for i in $(seq 20); do (sleep 9 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1'

@@ -1,12 +1,16 @@
 """What to tell somebody who writes a cure: a question before each lesson, and three hints for each bug.
 
 A line of a hint that begins with four spaces is a command. It is typed in the top folder, while the
-server, python3 my/server.py for example, runs on port 8888 in another terminal.
+server runs on port 8888 in another terminal. {server} stands for what starts it, {server module:app}
+for the same with another application.
 """
+import re
+
 from laboratory.experiments.verdicts import NO_VERDICT, by_eintr
 
-PROBES = 'Start your server with PYTHONPATH=laboratory/experiments/apps and wsgi_probes:app, and type:\n'
-ONE_WORKER = PROBES.replace('with ', 'with WORKERS=1, ')
+START = 'Start your server:\n    {server}\nIn another terminal, type:\n'
+PROBES = START.replace('{server}', '{server wsgi_probes:app}')
+ONE_WORKER = PROBES.replace('{', 'WORKERS=1 {')
 SERVER = "'^[^ ]*ython[^ ]* my/'"  # for pgrep: not an editor that has the file open
 
 # What to predict before the lesson that ends with that stage, in the order of the lessons. It is
@@ -57,8 +61,9 @@ WHEN_IT_STOPS = (
     'runs there, ends the server. So find out which process has failed, and at which client: the first one, '
     'or a later one?',
 
-    "Put print('...', flush=True) before each line that can fail or wait, such as accept(), recv(), send() "
-    'and what your handler calls. The last line that is printed shows how far the server has come.')
+    "Put print('...', flush=True) before each line that can fail or wait, such as accept(), recv() and "
+    "send(). In a signal handler, call os.write(1, b'...') instead. The last line that is printed shows how "
+    'far the server has come.')
 
 # The same for what some experiments find besides their question: (experiment, what its evidence says).
 OTHER_HINTS = {
@@ -84,7 +89,7 @@ OTHER_HINTS = {
         'A child is a copy of your server, and goes on where it was made. When it has answered, it comes '
         'back to your loop, and serves clients like its parent. Nobody ends it.',
 
-        'Call os._exit(0) as the last thing that a child does, behind its close(), in the block where '
+        'Call os._exit(0) as the last thing that a child does, after its close(), in the block where '
         'os.fork() has returned 0.'),
     ('stuck_application', 'in the middle'): (
         ONE_WORKER +
@@ -102,13 +107,13 @@ OTHER_HINTS = {
 # By experiment: what to look at, the idea, and the place, with the call.
 THREE_HINTS = {
     'silent_client': (
-        'Let one client say nothing, and be the next one:\n'
+        'Let one client say nothing, and then send a request:\n'
         '    sleep 5 | telnet localhost 8888 & sleep 1; curl -m 2 localhost:8888/hello\n'
         'curl is connected, but gives up after two seconds. Where in your code is the server meanwhile?',
 
-        'Your only process waits for the silent client, and can do nothing else until it speaks. So give '
-        'each client a process of its own, made when the client connects. The first process then only takes '
-        'the next client.',
+        'While a process waits for the silent client, it can do nothing else. So give each client a process '
+        'of its own, made when the client connects. The first process must not wait for the client, nor for '
+        'the new process: it takes the next client at once.',
 
         'In serve_forever(), call os.fork() after accept(). It returns 0 in the new process, the child: '
         'there, call handle_request(), close the socket, and end with os._exit(0), or the child goes on in '
@@ -116,20 +121,21 @@ THREE_HINTS = {
     'end_of_reply': (
         'Ask for a page, and see who has the connection while curl hangs:\n'
         "    curl -m 3 localhost:8888/hello & sleep 1; ss -tnp 'sport = :8888'\n"
-        'The last column names the process that still has the socket. Is it the child, or the server itself?',
+        'The last column names the process that still has the socket: the child, or the server itself? '
+        '(macOS has no ss: type lsof -nPi :8888.)',
 
         "The child is a copy of your server, so both have the client's socket. The kernel sends FIN only "
         'when the last copy is closed. The child closes its own, and the other process has to do the same. '
         'It can do so at once, because the child keeps its copy.',
 
         'In serve_forever(), where os.fork() has returned a pid and not 0, call client_fd.close(). That '
-        'line belongs to the parent, so it stands behind the block of the child. If you keep the sockets '
+        'line is for the parent, so put it after the block of the child. If you keep the sockets '
         'in a list, remove the list.'),
     'descriptors': (
-        'Be a client, leave, and see what the server still has:\n'
+        'Send a request, and see which connections the server still has:\n'
         "    curl -m 1 localhost:8888/hello; ss -tan 'sport = :8888'\n"
         'CLOSE-WAIT means that the client has closed its end, and your server has not. Repeat it: each '
-        'client adds a line.',
+        'client adds a line. (macOS has no ss: type lsof -nPi :8888.)',
 
         'A process keeps a descriptor until it closes it, or ends. Your server does not end. So whatever it '
         'opens for a client, it has to close again, in every process that has a copy of it.',
@@ -140,8 +146,8 @@ THREE_HINTS = {
     'one_child': (
         'Send a request, and look for processes in state Z:\n'
         '    curl -s -m 2 localhost:8888/hello; ps -A -o pid,ppid,stat,comm | grep " Z"\n'
-        'Z is a child that has ended. Its PPID is your server: what has it not asked yet? If your child is '
-        'not there, it may not have ended at all.',
+        'Z is a child that has ended, and PPID is its parent, your server. What has the server not asked '
+        'yet? If there is no such line, the child may not have ended at all.',
 
         'The kernel keeps a child that has ended until its parent asks how it ended. A parent that asks too '
         'early has to wait, and so do its clients. But the kernel sends it a signal when a child has ended, '
@@ -151,14 +157,14 @@ THREE_HINTS = {
         "handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because "
         'print() is not safe in a signal handler.'),
     'eintr': (
-        'The last lines that it printed name the call and the error. To see it, start your server, if it is '
-        'in Python, with PYTHONPATH=common/python2_accept, and type:\n'
+        'The last lines that it printed name the call and the error. To see it happen (in Python only), ' +
+        START.replace('Start', 'start').replace('{', 'PYTHONPATH=common/python2_accept {') +
         '    (sleep 1; echo; sleep 1) | telnet localhost 8888\n'
         'The server dies when the child of this client ends.',
 
-        'A signal wakes up a process that sleeps in a system call. Its handler runs, and the call fails, '
-        "although nothing is wrong. Today's Python then makes the call again. With the accept() of Python 2 "
-        'you have to do that yourself.',
+        'A signal that has a handler interrupts a system call that waits. The handler runs, and the call '
+        "fails, although nothing is wrong. Today's Python then makes the call again. With the accept() of "
+        'Python 2 you have to do that yourself.',
 
         'Put only the line with accept() into a try, and go back to the top of the loop when the signal '
         'has interrupted it: except InterruptedError: continue. The manual, accept(2), calls this error '
@@ -169,15 +175,15 @@ THREE_HINTS = {
         f'    ps -A -o ppid,stat | grep -w $(pgrep -of {SERVER}) | grep -c Z\n'
         'Then look at what happened in the test: how many children ended, and how many zombies are left?',
 
-        'A signal that is already pending is not counted again. So your handler may run once for 24 '
-        'children, and cannot know how many have ended. It has to reap all of them each time, and must not '
-        'wait for those that still run.',
+        'The kernel does not count signals: while one SIGCHLD has not been delivered yet, more of them add '
+        'nothing. So your handler may run once for 24 children, and cannot know how many have ended. It has '
+        'to reap all of them each time, and must not wait for those that still run.',
 
         'In the handler, call os.waitpid(-1, os.WNOHANG) in a loop, see waitpid(2). It never waits. Return '
         'when it gives the pid 0, because the other children still run, or when it raises '
         'ChildProcessError, because no child is left.'),
     'stopped_child': (
-        'Stop the child of a silent client, and be the next one:\n'
+        'Stop the child of a silent client, and then send a request:\n'
         f'    sleep 9 | telnet localhost 8888 & sleep 1; pkill -STOP -nf {SERVER}\n'
         f'    curl -m 2 localhost:8888/hello; pkill -CONT -nf {SERVER}\n'
         'curl gives up. What does your server wait for?',
@@ -210,7 +216,7 @@ THREE_HINTS = {
 
         'The application wants the parts of the request one by one: the decoded path, the query string as '
         'it came, and a variable for each header. All of it is text, in which each character stands for one '
-        'byte (latin-1).',
+        'byte (latin-1). So é, which is two bytes in UTF-8, has to become the two characters Ã©.',
 
         "In get_environ(), split self.path with partition('?'), and decode the path with "
         'urllib.parse.unquote_to_bytes(). Take the header lines in parse_request(): X-Probe becomes '
@@ -220,18 +226,18 @@ THREE_HINTS = {
         '    head -c 4096 /dev/zero | curl -s --data-binary @- localhost:8888/body | wc -c\n'
         'The application sends back the body that it got. How many of the 4096 bytes have come?',
 
-        'TCP carries bytes, not messages, so one read may give you a part of a request. Read on until the '
-        'blank line that ends the headers. One header says how many bytes of body follow. Read exactly so '
+        'TCP carries bytes, not messages, so one read may give you only part of a request. Read on until the '
+        'blank line that ends the headers. One header says how many bytes of body follow. Read exactly that '
         'many, and give the application only these.',
 
         "In handle_one_request(), read from self.client_fd.makefile('rb') in a with block: readline() up "
         'to the blank line, then read() as much as Content-Length says, or nothing without it. Then '
         'wsgi.input is an io.BytesIO of that body. See socket.makefile.'),
     'whole_response': (
-        'You see the first rule that you break, and where it is written. Mend that and save, and you see the '
+        'You see the first rule that you break, and where it is written. Fix that and save, and you see the '
         'next one. curl shows some of them, such as the Date:\n'
         '    curl -i localhost:8888/hello\n'
-        'Is that the time now?',
+        'Is that the current time, in GMT?',
 
         'Send nothing when start_response() is called, because the headers may still change. Send them with '
         'the first bytes of the body, and each further piece as soon as it comes. If the application has '
@@ -241,8 +247,8 @@ THREE_HINTS = {
         'the data. finish_response() calls it for each piece, and result.close() in a finally. With '
         'exc_info, raise it if headers_sent. For Date: email.utils.formatdate(usegmt=True).'),
     'validator': (
-        'The complaint comes from wsgiref.validate, which watches both sides. Start your server with '
-        'PYTHONPATH=laboratory/experiments/apps and wsgi_probes:checked, and type:\n'
+        'The complaint comes from wsgiref.validate, which watches both sides. ' +
+        PROBES.replace('app}', 'checked}') +
         '    curl localhost:8888/\n'
         'Your server should print "close() was called".',
 
@@ -257,25 +263,25 @@ THREE_HINTS = {
         '    curl -s localhost:8888/binary | od -An -v -t u1\n'
         'The numbers should go from 0 to 255. Which is the first that is missing or different?',
 
-        'A body is bytes, not text. It may hold any of the 256, line ends too, and none of them means '
-        'anything to the server. So pass them on as they are. Only the head is text.',
+        'A body is bytes, not text. It may hold any of the 256 byte values, also those of a line end, and '
+        'none of them means anything to the server. So pass them on as they are. Only the head is text.',
 
         'Look at finish_response(), and at write() if you have it. Nothing there may decode(), strip() or '
         "split the body, or format it into a string. Encode the head alone, with 'latin-1', and send head "
         '+ body with sendall().'),
     'outlives': (
-        'The screen says what failed, and the traceback says where. Mend that and save, and you see the '
+        'The screen says what failed, and the traceback says where. Fix that and save, and you see the '
         'next failure. An empty connection looks like this:\n'
         '    python3 -c \'import socket; socket.create_connection(("localhost", 8888))\'\n'
-        'The server dies.',
+        'Does your server still run?',
 
         'An error that nobody catches ends the process. Catch it where you handle one request, then close '
         'the connection and go on. If the client is gone, no answer is needed. If the application fails, '
         'the client gets a 500, or a reset if its response has begun.',
 
-        'In handle_one_request(), put a try around everything. For BaseException (sys.exit() raises no '
-        'Exception), but not KeyboardInterrupt, print the traceback and answer 500, which may fail too. '
-        'Close in a finally. Call settimeout() after accept(). For a reset, set SO_LINGER to 0 seconds: '
+        'In handle_one_request(), put a try around everything. Catch BaseException, which includes '
+        'SystemExit, and let KeyboardInterrupt through. Print the traceback and answer 500, which may fail '
+        'too. Close in a finally. Call settimeout() after accept(). For a reset, set SO_LINGER to 0 seconds: '
         'socket(7).'),
     'refuses': (
         'You see a request, what it got, and the section of the RFC that says otherwise. This one has no '
@@ -296,12 +302,13 @@ THREE_HINTS = {
         'X-Smuggled is a header that the application never named. How has it come into your reply?',
 
         'An application may pass on what its users type, so check what it gives you, as you check a '
-        'request. A malformed status or header must not go out. Neither must more bytes than it has '
-        'announced, or a body where none may be.',
+        'request. Do not send a malformed status or header. Do not send more bytes than it has announced, or '
+        'a body where none is allowed.',
 
-        'In start_response(), before headers_set: re.fullmatch() for status, names and values, and '
-        'wsgiref.util.is_hop_by_hop(), else raise ValueError. Send no more of a body than its Content-Length '
-        'says, and none for HEAD, 204, 205 and 304. A 204 has no Content-Length.'),
+        'In start_response(), before you set headers_set, check status, names and values: re.fullmatch(), '
+        'and wsgiref.util.is_hop_by_hop() for names. If one is wrong, raise ValueError. Send no more of a '
+        'body than its Content-Length says, and none for HEAD, 204, 205 and 304. A 204 has no '
+        'Content-Length.'),
     'few_processes': (
         'Let twenty clients say nothing, and count your processes:\n'
         '    for i in $(seq 20); do (sleep 5 | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 1\n'
@@ -316,7 +323,7 @@ THREE_HINTS = {
         'has the loop: accept(), handle the client, accept() again. The parent only waits, in '
         'signal.pause(). Take WORKERS from os.environ, else os.cpu_count().'),
     'killed_workers': (
-        'Kill all workers, and be a client:\n'
+        'Kill all workers, and then send a request:\n'
         f'    pkill -9 -P $(pgrep -of {SERVER}); curl -m 2 localhost:8888/hello\n'
         'curl is connected, since the parent still listens, but nobody accepts it. What does the parent do '
         'meanwhile?',
@@ -328,7 +335,7 @@ THREE_HINTS = {
         'status = os.wait(), then os.fork() another worker. If the last one lived only for a moment, call '
         'time.sleep() first, or you may fork without end.'),
     'killed_supervisor': (
-        'Kill the parent, and be a client:\n'
+        'Kill the parent, and then send a request:\n'
         f'    pkill -9 -of {SERVER}; sleep 1; curl -m 2 localhost:8888/hello; pgrep -f {SERVER}\n'
         f'Workers still answer. To end them: pkill -f {SERVER}',
 
@@ -336,9 +343,9 @@ THREE_HINTS = {
         'that the kernel does for every process that ends: it closes what that process had open. A worker '
         'can wait for this.',
 
-        'Call os.pipe() before you fork. In each worker, os.close() the writing end, and start a daemon '
-        'thread that calls os.read() on the reading end, and then os._exit(0). The read returns when the '
-        'last writing end is closed, the one of the supervisor. See pipe(7).'),
+        'Call os.pipe() before you fork. In each worker, os.close() the write end, and start a daemon thread '
+        "that calls os.read() on the read end, and then os._exit(0). Only the supervisor's write end is "
+        'left, so the read returns when the supervisor ends. See pipe(7).'),
     'stuck_application': (
         ONE_WORKER +
         '    curl -m 2 localhost:8888/stuck; curl -m 2 localhost:8888/header\n'
@@ -347,9 +354,10 @@ THREE_HINTS = {
         'A worker cannot end the call that it is in. But the kernel can send it a signal after some time, '
         'and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
 
-        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT). SIGALRM ends '
-        'the process. Stop it with 0 while you send to the client, which may be slow, and in a finally. With '
-        'threads, your loop checks a deadline. APP_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
+        'Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT). SIGALRM then '
+        'ends the process. Set the timer to 0 while you send, because the client may be slow, and in a '
+        "finally. With threads, check a deadline in your loop. float(os.environ['APP_TIMEOUT']) is 0.5 in "
+        'the test.'),
     'drip': (
         'Send a byte each second:\n'
         r"    (printf 'GET / HTTP/1.1\r\nX: '; for i in $(seq 20); do sleep 1; printf x; done) | curl -m 20 "
@@ -361,18 +369,18 @@ THREE_HINTS = {
         'is left.',
 
         'In read_request(), before the loop: deadline = time.monotonic() + REQUEST_TIMEOUT. Before each '
-        'recv(): client_fd.settimeout() with what is left, but more than 0; an event loop is told the '
-        'deadline. Then answer 408. REQUEST_TIMEOUT is in os.environ: the experiment sets it to 0.5.'),
+        'recv(), call client_fd.settimeout() with what is left, but more than 0. (An event loop is told the '
+        "deadline.) Then answer 408. float(os.environ['REQUEST_TIMEOUT']) is 0.5 in the test."),
     'slow_client': (
         PROBES +
         '    curl -s --limit-rate 2M localhost:8888/megabytes | wc -c\n'
         'The number should be 4194304. If it is smaller, you have given up on a client that was still '
         'reading.',
 
-        'Slow is not stuck. A client may take as long as it needs for a large body, if only some bytes move '
-        'now and then. So limit the pause in which it takes nothing, and not the whole reply.',
+        'A client that is slow is not stuck. It may take as long as it needs for a large body, as long as '
+        'some bytes move now and then. So limit each pause in which no byte moves, and not the whole reply.',
 
-        'In send(), call client_fd.send() in a loop, and go on behind the bytes that it took: each call '
+        'In send(), call client_fd.send() in a loop, and go on after the bytes that it took: each call '
         'has the time of settimeout() to itself, while sendall() has it for all bytes together (Python '
         'docs, socket). When you read a body, recv() may return less than you want.'),
     'keep_alive': (
@@ -381,18 +389,18 @@ THREE_HINTS = {
         'It has to connect twice. Which header of your reply tells it so?',
 
         'If a reply says where its body ends, the connection need not end there. Then wait for the next '
-        'request. What has come too early belongs to that one, so keep it. Close only if the client asks '
-        'for it, after an error, or where the client could not see the end.',
+        'request. Its first bytes may have come with the previous one, so keep them. Close only if the '
+        'client asks for it, after an error, or where the client could not see the end.',
 
         'In handle_client(), loop over handle_one_request(), with one buffer and one parse_requests(), '
         'which loops too. In response_head(): Content-Length if the body is one piece (0 for a 205), else '
-        r"Transfer-Encoding: chunked: b'%x\r\n%b\r\n' for each, at last b'0\r\n\r\n'. RFC 9112, 7 and 9."),
+        r"Transfer-Encoding: chunked: b'%x\r\n%b\r\n' for each piece, then b'0\r\n\r\n'. RFC 9112, 7 and 9."),
     'chunked_body': (
         'Send a body in chunks:\n'
         "    curl -i -m 2 -H 'Transfer-Encoding: chunked' -d hello localhost:8888/hello\n"
         'Where in your code does this status come from?',
 
-        'A chunked body has no length of its own. Each piece comes behind a line with its size, in '
+        'A chunked body has no length of its own. Each piece comes after a line with its size, in '
         'hexadecimal, and is followed by a line end. A size of 0 is the end, but header lines may follow, '
         'up to a blank line. The application gets the pieces put together.',
 
@@ -406,21 +414,22 @@ THREE_HINTS = {
         '1) | curl -s telnet://localhost:8888\n'
         'A 200 is wrong.',
 
-        'If two programs can read a request in two ways, one of them may see a second request in it. So '
-        'refuse it, and close the connection, because nobody knows where the next one begins. A size is '
-        'digits alone, and each line ends as the RFC says.',
+        'If a proxy reads the request in one way and your server in another, one of them sees a second '
+        'request in it. So refuse it, and close the connection, because nobody knows where the next one '
+        'begins. A size has only digits, hexadecimal ones in a chunk, and each line ends as the RFC says.',
 
         'In take_body(): a 400 if Transfer-Encoding comes with Content-Length or in HTTP/1.0, or is not '
         'just "chunked". For a size, re.fullmatch() [0-9A-Fa-f]{1,8} up to ";" or CRLF, because int() also '
         r"takes +0, 0x0 and 1_0. A chunk has to end with b'\r\n'."),
     'idle_clients': (
-        'Start your server with WORKERS=1. Let one client do nothing, and be the next:\n'
+        'Let one client do nothing, and then send a request. ' +
+        START.replace('{', 'WORKERS=1 {') +
         '    (sleep 4 | telnet localhost 8888 >/dev/null 2>&1 &); sleep 1; curl -m 1 localhost:8888/hello\n'
         'curl gives up. Where does the worker sleep, and for how many clients?',
 
         'Sleep in one place only, for all clients at once. Ask the kernel which sockets can be read or '
-        'written now, do what you can without waiting, and ask again. What you know of a client then has to '
-        'be in a table, because the others come in between.',
+        'written now, do what you can without waiting, and ask again. Keep what you know of each client in a '
+        'table, because you serve the others in between.',
 
         'In each worker, loop over selectors.DefaultSelector().select(), with setblocking(False) for all '
         'sockets. Each client is an object, whose handle_client() is a generator: it yields where '
@@ -431,9 +440,9 @@ THREE_HINTS = {
         '    (curl -m 3 localhost:8888/stuck &); sleep 1; curl -m 1 localhost:8888/header\n'
         'The second page is ready at once, but curl gives up. Who should have served it?',
 
-        'While the application runs, your loop does not. So somebody else in the worker has to run it, and '
-        'several of them at the same time. They hand the response to the loop, which sleeps, and so they '
-        'have to wake it up, or the response lies there.',
+        'While the application runs, your loop does not. So something else in the worker has to run it, and '
+        'there have to be several of these. They hand the response to the loop. The loop may be asleep, so '
+        'they also have to wake it up, or the response is not sent.',
 
         'After the fork, start some threads (threading.Thread) that take requests from a queue.SimpleQueue '
         'and call the application. What it returns goes into a buffer of the connection. Then send a byte '
@@ -441,7 +450,7 @@ THREE_HINTS = {
     'non_reader': (
         ONE_WORKER +
         '    curl -s localhost:8888/large | sleep 5 & sleep 1; curl -m 2 localhost:8888/header\n'
-        'The first curl does not read, because nobody takes what it has. So the second one gives up.',
+        'The first curl stops reading, because sleep takes nothing from it. The second one gives up.',
 
         'The kernel stores some bytes for a client that does not read. When there is no more room, your '
         'call waits. So keep what the kernel has not taken, for each client, and go on with the others '
@@ -456,38 +465,40 @@ THREE_HINTS = {
         'Which comes first?',
 
         'What has come by now is in time, however late you read it. So try to read first, even when the '
-        'time is over. It is too late only if nothing is there.',
+        'time is up. It is too late only if nothing is there.',
 
-        'Note is_late = time.monotonic() >= deadline, and call recv() all the same. Raise your timeout '
+        'Set is_late = time.monotonic() >= deadline, and call recv() all the same. Raise your timeout '
         'only if recv() raises BlockingIOError and is_late. If the socket blocks, call '
         'settimeout(max(left, 0.001)), so that recv() is always tried.'),
     'no_descriptors': (
-        'With WORKERS=1, leave the worker few descriptors, and see how long it computes:\n'
+        'Leave a worker few descriptors. ' +
+        START.replace('{', 'WORKERS=1 {') +
         f'    pid=$(pgrep -nf {SERVER}); prlimit --nofile=10 --pid $pid; for i in $(seq 20); do (sleep 9 | '
         'telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 5; ps -o pid,time -p $pid\n'
-        'TIME should hardly grow.',
+        'Its CPU time should be 00:00:00.',
 
         'When no descriptor is left, you cannot have the next client, but it stays in the backlog. So the '
         'kernel reports the listening socket as ready again at once. Do not look at that socket for a '
         'moment, and serve the clients that you have.',
 
-        'Where your loop calls accept(): except OSError, which is EMFILE here, wait half a second without '
-        'the listening socket in your selector (unregister()). First except BlockingIOError and '
-        'ConnectionAbortedError, which are harmless. See accept(2).'),
+        'Where your loop calls accept(), catch BlockingIOError and ConnectionAbortedError first, which are '
+        'harmless. At any other OSError, which is EMFILE here, take the listening socket out of your '
+        'selector for half a second (unregister()). See accept(2).'),
     'stop_mid_reply': (
         PROBES +
         f'    curl -s localhost:8888/large | (sleep 1; pkill -of {SERVER}; wc -c)\n'
-        'pkill sends SIGTERM in the middle of a reply. It should have 19660800 bytes: how many have come?',
+        'pkill sends SIGTERM in the middle of a reply of 19660800 bytes. How many of them have come?',
 
-        'SIGTERM asks you to stop, but not at once. Accept nobody new, finish what has begun, and then end. '
-        'The supervisor tells its workers, and waits for them, but not for ever. Whoever sleeps has to wake '
-        'up when the signal comes.',
+        'SIGTERM asks you to stop, but not at once. Accept no new client, finish what has begun, and then '
+        'end. The supervisor tells its workers, and waits for them, but not for ever. A process that sleeps '
+        'has to wake up when the signal comes.',
 
-        'In each worker, give SIGTERM a handler that does nothing, and signal.set_wakeup_fd() one end of '
-        'a non-blocking socket.socketpair(). Your loop reads the other end: then drop the listening '
-        'socket, and end when no connection is left. In the finally of serve_forever(), send SIGTERM.'),
+        'In each worker, give SIGTERM a handler that does nothing, and pass one end of a non-blocking '
+        'socket.socketpair() to signal.set_wakeup_fd(). When the other end has bytes, close the '
+        'listening socket, and end when no connection is left. In the finally of serve_forever(), send '
+        'SIGTERM, not SIGKILL.'),
     'restart_backlog': (
-        'Send the server SIGHUP, and be a client:\n'
+        'Send SIGHUP to the server, and then a request:\n'
         f'    pgrep -f {SERVER}; pkill -HUP -of {SERVER}; sleep 1; pgrep -f {SERVER}\n'
         '    curl -m 2 localhost:8888/hello\n'
         'The first pid should still be there, and the others should be new.',
@@ -513,7 +524,8 @@ THREE_HINTS = {
         'old one stops, it sends Connection: close with its last replies, gives idle connections half a '
         'second, and uses shutdown(socket.SHUT_WR) before close().'),
     'flat': (
-        'Start your server with WORKERS=1. Send many requests, and look at its memory, in KB:\n'
+        'Look at the memory of a worker, in KB. ' +
+        START.replace('{', 'WORKERS=1 {') +
         "    for i in 1 2 3 4; do curl -so /dev/null 'localhost:8888/?[1-3000]'; ps -o rss= -p $(pgrep -nf "
         f'{SERVER}); done\n'
         'The last numbers should be equal, or nearly.',
@@ -537,3 +549,8 @@ def hints_for(experiment, verdict):
     others = [hints for (name, said), hints in OTHER_HINTS.items()
               if name == experiment.__name__ and said in verdict.evidence]
     return others[0] if others else THREE_HINTS[experiment.__name__]
+
+
+def filled(hint, start_line):
+    """The hint with the lines that start the server: start_line(app), where app is '' for the usual one."""
+    return re.sub(r'\{server ?(\S*)\}', lambda start: start_line(start[1]), hint)

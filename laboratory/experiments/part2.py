@@ -154,14 +154,15 @@ def streaming(server):
     server.last_exchange = request('GET', '/wait'), reply
     if reply.body != b'before, after':
         return str(reply)
-    return '' if early else 'one piece of the body waits for the next one (PEP 3333, Buffering and Streaming)'
+    return '' if early else ('a piece of the body is not sent until the next one is ready '
+                             '(PEP 3333, Buffering and Streaming)')
 
 
 def one_true_date(server):
     dates = get(server, '/').values('Date')
     sent = email.utils.parsedate_tz(dates[0]) if len(dates) == 1 else None
     if not sent or abs(email.utils.mktime_tz(sent) - time.time()) > 60:
-        return f'{dates or "none"} is sent (RFC 9110, section 6.6.1)'
+        return f'{dates or "none"} is sent instead of one Date with the time now (RFC 9110, section 6.6.1)'
 
 
 def own_headers(server):
@@ -397,7 +398,7 @@ MALFORMED = [  # what it is, its bytes, what a server must answer, and by which 
     ('a negative Content-Length', request('POST', '/', LENGTH + '-1'), bad_request, 'RFC 9112, section 6.3'),
     ('a Content-Length with a sign', request('POST', '/', LENGTH + '+1') + b'x', bad_request,
      'RFC 9112, section 6.3'),
-    ('a Content-Length as Python writes it', request('POST', '/', LENGTH + '1_0') + b'x' * 10, bad_request,
+    ('a Content-Length with an underscore', request('POST', '/', LENGTH + '1_0') + b'x' * 10, bad_request,
      'RFC 9112, section 6.3'),
     ('two Content-Lengths', request('POST', '/', LENGTH + '1', LENGTH + '2') + b'xx', bad_request,
      'RFC 9112, section 6.3'),

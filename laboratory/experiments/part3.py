@@ -135,8 +135,8 @@ def silent_client(server, tell=tell_nobody):
         if not answer:
             silent.close()
             if not read_reply(other, server).data:
-                raise NoAnswer(f'{which} client is not answered, not even soon after the silent one has gone')
-            return Verdict(BUG, f'{which} client waits as long as another one is silent')
+                raise NoAnswer(f'{which} client is not answered, even after the silent one has gone')
+            return Verdict(BUG, f'{which} client waits while another one is silent')
         other.close()  # else the end of it may hold up a worker
         if number == 0:
             server.let_rest()
@@ -280,7 +280,8 @@ def eintr(server, tell=tell_nobody):
         return Verdict(NOT_TESTED, 'no child has ended, so no SIGCHLD has come')
     if answers(server):
         if any(map(retries_by_itself, server.own)):
-            return Verdict(NOT_TESTED, 'its Python does not load common/python2_accept (-I, -E, -S?)')
+            return Verdict(NOT_TESTED, 'its Python does not load common/python2_accept: '
+                                       'was it started with -I, -E or -S?')
         if not survives_one_after_the_other(server):
             server.let_rest()
             if not server.has_ended() and not shows_eintr(server):
@@ -376,7 +377,7 @@ def stopped_child(server, tell=tell_nobody):
             break
         server.let_rest()  # it waits for the request
         if not any(handlers(server)) and not ask(connected(server), server):
-            return Verdict(NOT_TESTED, 'the next client waits for a silent one, before any child is stopped')
+            return Verdict(NOT_TESTED, 'a silent client holds up the next one even before a child is stopped')
         kernel.send(child, signal.SIGSTOP)
         stopped += 1
         server.let_rest()
@@ -388,7 +389,7 @@ def stopped_child(server, tell=tell_nobody):
     tell('A child is stopped, not ended; another client has sent its request')
     if answered:
         return Verdict(PASS, 'the next client is answered while a child is stopped')
-    return Verdict(BUG, 'the next client waits as long as a child is stopped')
+    return Verdict(BUG, 'the next client waits while a child is stopped')
 
 
 EXPERIMENTS = [silent_client, end_of_reply, descriptors, one_child, eintr, children_at_once, stopped_child]

@@ -81,7 +81,7 @@ def stop_mid_reply(server, tell=tell_nobody):
         if readable(reading):
             begun['a client that reads its reply'] = reading, TEN_MEGABYTES
         if noted(server, 'waiting'):
-            begun['a client whose application works'] = working, len(b'returned')
+            begun['a client whose application is not done yet'] = working, len(b'returned')
         if not begun:
             raise NoAnswer('the application is not called, and no long reply begins')
         kept = readable(idle) and not closes(read_next(idle, server))
@@ -184,7 +184,7 @@ def let_some_more_come(replies):
 
 
 def finishes(server, old, number):
-    """Whether a client is answered whose application works while so many new workers replace the old ones."""
+    """Whether a client whose application is not done is answered while so many workers are replaced."""
     main, client = main_process(server), connected(server)
     with fifo(server):
         client.sendall(request('GET', '/stuck'))
@@ -215,7 +215,7 @@ def reload(server, tell=tell_nobody):
     if lost:
         return Verdict(BUG, f'{seen}: {lost[0]}')
     if not finishes(server, old | new, len(workers)):
-        return Verdict(BUG, 'a client whose application works while the server reloads gets no reply')
+        return Verdict(BUG, 'a client whose application is not done when the server reloads gets no reply')
     return Verdict(PASS, f'{seen} while its workers are replaced {times} times')
 
 
@@ -253,10 +253,10 @@ def flat(server, tell=tell_nobody):
         before = after
     memory, descriptors = map(min, zip(*growths, strict=True))  # what leaks, leaks in each round
     if memory > max(NOISE, LEAK * number):
-        return Verdict(BUG, f'it takes {memory // number} bytes more for each request')
+        return Verdict(BUG, f'it uses {memory // number} more bytes of memory for each request')
     if descriptors > 1:
-        return Verdict(BUG, f'it takes {descriptors} descriptors more for {times} clients that have left')
-    return Verdict(PASS, f'it takes nothing more, even after {ROUNDS * number} requests')
+        return Verdict(BUG, f'it keeps {descriptors} more descriptors for {times} clients that have left')
+    return Verdict(PASS, f'it uses no more than before, even after {ROUNDS * number} requests')
 
 
 EXPERIMENTS = [stop_mid_reply, restart_backlog, reload, flat]

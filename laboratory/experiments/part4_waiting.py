@@ -63,7 +63,7 @@ def held_up(server, kept=()):
         with suppress(ConnectionError):
             client.sendall(GET)
     waiting = due - sum(reply.status == 200 for reply in replies_to(server, clients).values())
-    return f'{waiting} of {due} others wait' if waiting else ''
+    return f'{waiting} of {due} other clients get no answer' if waiting else ''
 
 
 def kept_connections(server, workers):
@@ -111,7 +111,7 @@ def idle_clients(server, tell=tell_nobody):
     if len(server.forked) >= len(clients) // 2:
         return Verdict(BUG, f'it has forked {len(server.forked)} processes for {len(clients)} idle clients')
     if others := held_up(server):
-        return Verdict(BUG, f'{others} as long as {len(clients)} clients are idle')
+        return Verdict(BUG, f'{others} while {len(clients)} clients are idle')
     return Verdict(PASS, f'all others are answered while {len(clients)} clients are idle')
 
 
@@ -127,7 +127,7 @@ def waiting_application(server, tell=tell_nobody):
         tell('In each worker an application waits, and others send requests')
         others = held_up(server, [client for clients in kept.values() for client in clients])
     if others:
-        return Verdict(BUG, f'{others} as long as an application waits in each worker')
+        return Verdict(BUG, f'{others} while an application waits in each worker')
     kernel.eventually(lambda: all(map(readable, waiting)), A_WHILE)
     if any(not readable(client) or read_next(client, server).status != 200 for client in waiting):
         return Verdict(BUG, 'the reply of an application that has waited does not come')
@@ -145,7 +145,7 @@ def non_reader(server, tell=tell_nobody):
     server.let_rest()
     tell(f'{len(deaf)} clients have asked for 10 MB, and do not read')
     if others := held_up(server):
-        return Verdict(BUG, f'{others} as long as {len(deaf)} clients do not read')
+        return Verdict(BUG, f'{others} while {len(deaf)} clients do not read')
     return Verdict(PASS, f'all others are answered while {len(deaf)} clients do not read')
 
 
@@ -207,7 +207,7 @@ def late_clock(server, tell=tell_nobody):
 def no_descriptors(server, tell=tell_nobody):
     """rests when it has no descriptors left"""
     if not kernel.LINUX:
-        return Verdict(NOT_TESTED, 'only Linux can take descriptors away from another process')
+        return Verdict(NOT_TESTED, 'this needs prlimit(2), which only Linux has')
     pids = listening(server)
     limits = {pid: kernel.first_free(pid) + SPARE for pid in pids}
     for pid, limit in limits.items():
@@ -218,11 +218,11 @@ def no_descriptors(server, tell=tell_nobody):
     reached = any(kernel.first_free(pid) >= limit for pid, limit in limits.items())
     tell(f'{len(clients)} clients are connected')
     if works_on:
-        return Verdict(BUG, 'it tries to accept again and again, and uses all of the CPU')
+        return Verdict(BUG, 'it tries to accept again and again, and keeps a core busy')
     server.until_end.close()  # they leave
     served = kernel.eventually(lambda: survives(server) or server.has_ended(), server.patience)
     if not all(map(kernel.alive, pids)):
-        return Verdict(BUG, 'a process ends that has no descriptor left')
+        return Verdict(BUG, 'a process that has no descriptor left ends')
     if not served:
         return Verdict(BUG, 'it serves nobody any more, although its clients have left')
     if not reached:

@@ -20,9 +20,10 @@ SAID = [  # what a timeline says, and what the diagram shows; {me} is who does i
     (r'wait4 → reaped (\d+)', 'Note over {me}: reaps the {child}'),
     (r'wait4 → there is no child', 'Note over {me}: no child is left (ECHILD)'),
 ]
-
-
-UNSAID = r'(poll|accept4?) → \d+ ready'  # Python looks first whether a call with a timeout would wait
+UNSAID = '|'.join([
+    r'(poll|accept4?) → \d+ ready',  # Python looks first whether a call with a timeout would wait
+    'wait4 … waiting',  # a supervisor always does
+])
 
 
 def line(me, words, names):

@@ -18,6 +18,7 @@ from typing import NamedTuple
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
 
+APPS = 'laboratory/experiments/apps'  # the folder with the applications of the experiments
 GUARD_EVERY = 0.1  # seconds
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
@@ -111,7 +112,7 @@ class ServerProcess:
                 stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
             started.add(self.popen.pid)
         try:
-            self.wait_for(self.find_listener, 'listen')
+            self.wait_for(self.find_listener, 'listen on a port')
             if self.bounds:
                 kernel.eventually(lambda: self.find_listener() and self.port == int(self.env['PORT']), OTHER)
                 self.let_rest()  # its workers start
@@ -328,4 +329,4 @@ def stage_server(stage, app=None, pep475='on', env=(), limit=None):
 
 def server_path(pep475):
     """The PYTHONPATH for a server under experiment: with the applications of the experiments."""
-    return f'{ROOT / "laboratory/experiments/apps"}{os.pathsep}{python_path(pep475)}'
+    return f'{ROOT / APPS}{os.pathsep}{python_path(pep475)}'

@@ -16,11 +16,13 @@ CALLS = (  # those with a ? are not on every machine
     'read readv recvfrom recvmsg write writev sendto sendmsg sendfile '
     '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigreturn').split()
 STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
+BEGINNING = re.compile(r'(\w*)\(?(-?\w*)')
 CALL = re.compile(r'(\w+)\((?P<first>-?\w*)(?P<rest>.*)\) += (?P<result>\S+)(?P<error>.*)', re.DOTALL)
 RIGHTS = re.compile(r'SCM_RIGHTS, cmsg_data=\[([\d, ]+)\]')
 FORKS = 'fork', 'vfork', 'clone', 'clone3'
 RECEIVE = 'read', 'readv', 'recvfrom', 'recvmsg'
 SEND = 'write', 'writev', 'sendto', 'sendmsg', 'sendfile'
+TOLD = dict.fromkeys(RECEIVE, 'recv') | dict.fromkeys(SEND, 'send')  # what they are called here
 WAIT = 'select', 'pselect6', 'poll', 'ppoll', 'epoll_wait', 'epoll_pwait'
 HAPPENED = {  # what SIGCHLD tells of a child, see sigaction(2)
     'EXITED': 'has exited', 'KILLED': 'was killed', 'DUMPED': 'was killed', 'STOPPED': 'was stopped',
@@ -58,9 +60,9 @@ class Call:
     def __init__(self, pid, at, text):
         self.pid, self.at, self.end = pid, at, at
         match = CALL.match(text)
-        self.name = text.partition('(')[0]
-        self.first, self.rest, self.result, self.error = match.group(
-            'first', 'rest', 'result', 'error') if match else ('', text, None, '')
+        self.name, self.first = BEGINNING.match(text).groups()
+        self.rest, self.result, self.error = match.group(
+            'rest', 'result', 'error') if match else (text, None, '')
 
 
 def parse(lines):
@@ -228,6 +230,8 @@ class Timeline:
         if call.name.startswith('accept') and not polled and 'AF_UNIX' not in call.rest:
             _, again = self.interrupted.pop(pid, ('', ''))
             self.say(pid, f'{call.name} again ({again})' if again else f'{call.name} … waiting')
+        elif call.result is None and (call.name in ('wait4', *WAIT) or self.table(pid).get(call.first)):
+            self.say(pid, f'{TOLD.get(call.name, call.name)} … waiting')
 
     def on_end(self, pid, call):
         """A system call that has returned."""
@@ -290,8 +294,7 @@ class Timeline:
             self.ended.add(client)
             self.say(pid, f'shutdown({first}): FIN')
         elif name in RECEIVE + SEND:
-            what = 'recv' if name in RECEIVE else 'send'
-            of = 'request' if name in RECEIVE else 'reply'
+            what, of = TOLD[name], 'request' if name in RECEIVE else 'reply'
             if call.result == '-1':
                 self.act(pid, f'{what} → {call.error.split()[0]}')
             elif call.result == '0' and name in RECEIVE:

@@ -13,7 +13,7 @@ MEANING = {
     'zombie': 'ended, not waited for',
     'stopped': 'stopped, not ended',
     'CLOSE_WAIT': 'not closed on this side',
-    'FIN_WAIT2': 'closed on this side alone',
+    'FIN_WAIT2': 'closed on this side only',
 }
 
 
