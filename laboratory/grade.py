@@ -161,7 +161,7 @@ def main():
         try:
             status = 0 if grade(command, goal) else 1
         except ServerFailed as failed:
-            print(why_untested(failed), file=sys.stderr)
+            print(*why_untested(failed), sep='\n', file=sys.stderr)
             status = 2
         if not watch:
             return status

@@ -15,7 +15,6 @@ Your files are never overwritten. To begin again, move them away first.
 
     GUESS=no                         asks for no predictions
     PATIENCE=35                      how many seconds your server needs to reach its time limits (part 4)
-    PAGER=more                       shows long diffs with more, not less; LESS sets the options of less
 
 In a pipe, the command tests your server once. Its exit status is 0 if all lessons pass, 1 if one does
 not, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
@@ -62,11 +61,13 @@ OWN_PORT = 'It does not listen on the port in the variable PORT, so each test ta
 BUILT = 'The command rebuilds the server each time, so its tests run one at a time.'
 SEEN = 7  # lines of what was seen that are shown in any case
 LAST_LINES = 10  # of what a server printed
-LESS = 'RPsspace next page   b page before   q back$'  # its options: colours, and a prompt
+LESS = ['less', '-R', '-Psspace next page   b page before   q back$']  # with colours, and that prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
 WHAT_NOW = """\
-It is tested now, and again whenever you save it.
+{}
 You see the first thing that it does wrong: fix that, and save."""
+SAVED = 'It is tested now, and again whenever you save it.'
+NO_FILE = 'It is tested now. The command names no file: press r when you have saved yours.'
 THE_END = {
     'part3': 'Go on with make learn PART=2, and then with make learn PART=4.',
     'part2': 'Go on with make learn PART=4, where your server learns to serve many clients at once.',
@@ -88,7 +89,7 @@ class Learner:
         self.lessons, self.command, self.folder, self.number = lessons, command, folder, number
         self.files = Files(command, MINE)
         self.patience = patience
-        self.findings, self.untested = [], ''
+        self.findings, self.untested = [], []
         self.is_placed = False  # whether number is that of the lesson that the reader is in
         self.failed_last = None  # the experiment
         self.hints, self.hinted = 0, ()  # how many the reader has seen, and of which
@@ -120,7 +121,7 @@ class Learner:
         """Find the lesson that the reader is in, or test the server in this one."""
         self.findings = []
         self.files.note()
-        self.untested = self.files.problem()
+        self.untested = self.files.problem().splitlines()
         if self.untested:
             return
         try:
@@ -202,8 +203,8 @@ class Learner:
         number, after = f'{self.number + 1} of {len(self.lessons)}', self.lesson.stage
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
-            what, *lines = self.untested.splitlines()
-            return Group(*parts, Text(what), *shortened(lines, most, console.width))
+            what, *lines = self.untested
+            return Group(*parts, Text(what), *last(lines, most))
         parts += failure(self, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
@@ -303,12 +304,11 @@ def printed(verdict, most):
     if not lines:
         yield Text('It printed nothing.')
     elif most:
-        yield from [Text('It printed:'), *shortened(lines, most, 2 * console.width)]
+        yield from [Text('It printed:'), *last(lines, most)]
 
 
-def shortened(lines, most, width):
-    """The last lines, each cut to that width."""
-    return [Text(line[:width]) for line in lines[max(0, len(lines) - most):]]
+def last(lines, most):
+    return map(Text, lines[max(0, len(lines) - most):])
 
 
 def success(learner):
@@ -331,7 +331,8 @@ class Screen:
     """The loop in a terminal: shows the last test, waits for a key or until a file is saved."""
 
     def __init__(self, learner, keys):
-        self.learner, self.keys, self.size, self.ended = learner, keys, None, False
+        self.learner, self.keys, self.ended = learner, keys, False
+        self.size, self.is_away = None, False  # of the screen that is drawn, whether something else is there
         self.tested = ''  # when
 
     def commands(self):
@@ -354,6 +355,7 @@ class Screen:
         """Draw the last test, and the keys in the last line."""
         self.draw()
         self.show_keys()
+        self.keys.was_suspended = False
 
     def draw(self, style=None):
         """Draw the last test, on all lines but the last."""
@@ -364,21 +366,33 @@ class Screen:
         console.print('\n' * (console.height - 1 - height(view)), end='')
 
     def show_keys(self, back=False):
-        names = [f'[bold]{key}[/] {name}' for key, (name, _) in self.commands().items()]
-        names += ['[bold]Enter[/] back'] * back
-        console.print('   '.join([f'[dim]{self.tested}[/]', *names]), end='', soft_wrap=True)
+        """Show what can be pressed, in as many words as one line has room for."""
+        self.is_away = back
+        names = {key: name for key, (name, _) in self.commands().items()}
+        if back:
+            names['Enter'] = 'back'
+        keys = [Text(key, 'bold') for key in names]
+        named = [Text.assemble(key, f' {name}') for key, name in zip(keys, names.values(), strict=True)]
+        for words in [Text(self.tested, 'dim'), *named], named, keys:
+            line = Text('   ').join(words)
+            if line.cell_len < console.width:
+                break
+        console.print(line, end='', soft_wrap=True)
 
     def test(self):
         is_new = not self.learner.is_placed
         if self.learner.findings or self.learner.untested:
             self.draw('dim')
         self.learner.test()
+        while self.keys.was_suspended:  # in which nothing went on but the clock
+            self.keys.was_suspended = False
+            self.learner.test()
         self.tested = time.strftime('%H:%M:%S')
+        if 'q' in self.keys.typed():  # other keys were meant for the screen before
+            return self.quit()
         if is_new and self.learner.bad:
             self.predict()
         self.show()
-        if 'q' in self.keys.typed():  # other keys were meant for the screen before
-            self.quit()
 
     def quit(self):
         self.ended = True
@@ -401,14 +415,14 @@ class Screen:
 
     def diff(self):
         """Show the diffs, page by page if they are longer than the screen."""
-        diffs, pager = both_diffs(self.learner), os.environ.get('PAGER', '').split() or ['less']
+        diffs = both_diffs(self.learner)
         console.clear()
-        if height(diffs) < console.height or not shutil.which(pager[0]):
+        if height(diffs) < console.height or not shutil.which('less'):
             console.print(diffs)
             return self.show_keys(back=True)
         with console.capture() as pages:
             console.print(diffs)
-        self.run_command(pager, {'LESS': os.environ.get('LESS') or LESS}, pages.get().encode())
+        self.run_command(LESS, {}, pages.get().encode())
         self.show()
 
     def about(self):
@@ -458,7 +472,7 @@ class Screen:
                 self.test()
             elif key in self.commands():
                 self.commands()[key][1]()
-            elif key or console.size != self.size:  # back from a diff, or in another size
+            elif key or self.keys.was_suspended or console.size != self.size and not self.is_away:
                 self.show()
 
 
@@ -546,7 +560,7 @@ def main():
         learner.test()
         console.print(learner.view())
         return 2 if learner.untested else 1 if learner.bad else 0
-    console.print(f'{WHAT_NOW}\n')
+    console.print(WHAT_NOW.format(SAVED if learner.files.paths() else NO_FILE) + '\n')
     with Keys() as keys:
         screen = Screen(learner, keys)
         try:

@@ -70,9 +70,8 @@ def main():
         env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', **setup.env}
     words = ['sh', '-c', as_run(command, str(port), app, pep475)] if command else [
         sys.executable, stage.server, *([app] if app else stage.arguments)]
-    again = 'Python retries, PEP 475' if name and pep475 == 'on' else 'the program retries'
     act = wait_for_requests if mine else partial(play, STORIES.get(scene, one_request))
-    console.print(traced(words, env, act, again).screen())
+    console.print(traced(words, env, act, pep475).screen())
 
 
 if __name__ == '__main__':

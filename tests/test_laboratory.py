@@ -344,6 +344,12 @@ def test_a_server_with_an_event_loop_is_traced(tool):
     assert places == sorted(places)
 
 
+def test_in_a_server_of_the_reader_too_it_is_python_that_retries(tool):
+    tool('strace')
+    server = f'{sys.executable} part3/v1.2/server.py'
+    assert 'accept4 again (Python retries, PEP 475)' in run_command('trace', SERVER=server)[0]
+
+
 def test_a_server_with_threads_behind_a_shell_is_traced(tool):
     tool('strace')
     server = 'import http.server as h, os; h.ThreadingHTTPServer(("", int(os.environ["PORT"])), ' \

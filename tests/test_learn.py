@@ -1,10 +1,14 @@
 """The loop in which the reader writes the server: make learn."""
+import io
 import os
 import random
 import re
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import termios
 from types import SimpleNamespace
 
 import pexpect
@@ -20,7 +24,8 @@ from laboratory.experiments.tables import EXPERIMENTS, due, questions
 from laboratory.experiments.verdicts import Verdict
 from laboratory.instruments import kernel, process, saves
 from laboratory.instruments.process import free_port
-from laboratory.learn import BUILT, OWN_PORT, THE_END, Learner, first, first_after, main
+from laboratory.instruments.terminal import Keys
+from laboratory.learn import BUILT, NO_FILE, OWN_PORT, THE_END, Learner, Screen, first, first_after, main
 
 LESSONS = [lesson for part in EXPERIMENTS for lesson in course.lessons(part)]
 PART3 = course.lessons('part3')
@@ -63,12 +68,15 @@ def house(tmp_path):
     """A copy of what the command needs, so that each test has a folder my/ of its own."""
     for folder in 'common', 'part1', 'laboratory', 'part2', 'part3', 'part4', 'tests/servers':
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns('__pycache__'))
+    (tmp_path / 'tests/bin').mkdir()
+    (tmp_path / 'tests/bin/less').write_text('#!/bin/sh\ncat\n')  # which waits for nobody
+    (tmp_path / 'tests/bin/less').chmod(0o755)
     return tmp_path
 
 
 def environment(house, **env):
     return {**os.environ, 'TERM': 'xterm', 'NO_COLOR': '1', 'TMPDIR': str(house), 'COLUMNS': '120',
-            'PAGER': 'nosuch', **env}
+            'PATH': f'{house}/tests/bin:{os.environ["PATH"]}', **env}
 
 
 def learn(house, **env):
@@ -180,17 +188,19 @@ def test_a_folder_that_cannot_be_made_is_reported_in_one_line(house):
 
 
 @pytest.mark.parametrize(('server', 'told'), [
-    ('never_answers.py', 'it did not answer a request within 5 seconds, and printed nothing'),
+    ('never_answers.py', 'it did not answer a request within 5 seconds. It printed nothing.'),
     ('ends_at_once.py', "AttributeError: 'socket' object has no attribute 'receive'"),
-    ('floods.py', 'it did not listen on a port, but ended, when it had printed 10 MB: more is not '),
-    ('forks_without_end.py', 'it started more than 200 processes, and printed nothing'),
+    ('floods.py', 'it did not listen on a port, but ended, after printing 10 MB: more is not '),
+    ('floods_later.py', 'it ended when its first client came, after printing 10 MB: more is not '),
+    ('forks_without_end.py', 'it started more than 200 processes. It printed nothing.'),
+    ('forks_at_first.py', 'it started more than 200 processes. It printed nothing.'),
     ('nosuch.py', 'it did not listen on a port, but ended, with exit status 2'),
 ])
 def test_a_server_that_cannot_be_tested_is_reported_calmly(server, told, house):
     status, output, _ = learn(house, SERVER=f'{sys.executable} tests/servers/{server}')
     assert 'Your server could not be tested: it ' in output
     assert told in output
-    assert output.count('\n') < 24
+    assert output.count('\n') < 32
     assert status == 2
 
 
@@ -226,6 +236,7 @@ def test_a_server_in_another_language_is_tested(house, tool):
     (b'import os\nos.fork(\n', "my/server.py, line 2:\n    os.fork(\n'(' was never closed\n"),
     (b'x = "\xff"\n', "codec can't decode byte 0xff"),
     (b'x = "\0"\n', 'source code string cannot contain null bytes'),
+    (b'x = ' + b'-' * 100_000 + b'1\n', 'my/server.py: '),
 ])
 def test_a_file_that_python_cannot_read_gets_a_line_and_no_verdict(source, told, house):
     (house / 'my').mkdir()
@@ -334,7 +345,7 @@ def test_the_trace_shows_the_situation_of_the_lesson(terminal, tool):
 
 def test_long_diffs_are_shown_page_by_page(terminal, house, tool):
     tool('less')
-    reader = terminal(FROM='part3-v1.1', GUESS='no', PAGER='', LESS='')
+    reader = terminal(FROM='part3-v1.1', GUESS='no', PATH=os.environ['PATH'])
     see(reader, 'q quit')
     save(house, 'part3-v1.2')
     see(reader, 'q quit')
@@ -348,6 +359,74 @@ def test_long_diffs_are_shown_page_by_page(terminal, house, tool):
     see(reader, 'q quit')
     reader.send('q')
     reader.expect(pexpect.EOF)
+
+
+def test_a_trace_stays_when_the_window_gets_larger(terminal, tool):
+    tool('strace')
+    reader = terminal(FROM='part3-v1.0', GUESS='no')
+    see(reader, 'q quit')
+    reader.send('t')
+    see(reader, 'Enter back')
+    reader.setwinsize(50, 80)
+    reader.send('\n')
+    see(reader, 'Lesson 1 of 5')
+    assert 'Lesson' not in reader.before
+
+
+@pytest.mark.parametrize(('typed', 'key'), [
+    (b'\x1bOQ', ''), (b'\x1b[D', ''), (b'\x1b[1;5D', ''), (b'\x1b[15~', ''), (b'\x1b', ''), (b'quest', ''),
+    (b'h', 'h'), (b'hh', 'h'), (b'\x1b[Ah', 'h'), (b'\n', '\n'), (b'', 'q')])
+def test_an_arrow_a_function_key_or_a_pasted_word_is_no_letter(typed, key, monkeypatch):
+    keys = Keys()
+    keys.before = True
+    monkeypatch.setattr(select, 'select', lambda *args: ([0], [], []))
+    monkeypatch.setattr(os, 'read', lambda *args: typed)
+    assert keys.pressed(0) == key
+
+
+def stop_and_go_on(reader):
+    """Stop the command, and let it go on, as Ctrl-Z and fg do; the shell changes the terminal meanwhile."""
+    reader.kill(signal.SIGSTOP)
+    assert kernel.eventually(lambda: kernel.status(reader.pid) == 'stopped')
+    attributes = termios.tcgetattr(reader.child_fd)
+    attributes[3] |= termios.ICANON | termios.ECHO
+    termios.tcsetattr(reader.child_fd, termios.TCSANOW, attributes)
+    reader.kill(signal.SIGCONT)
+
+
+def test_the_keys_work_again_after_ctrl_z_and_fg(terminal):
+    reader = terminal(FROM='part3-v1.0', GUESS='no')
+    see(reader, 'q quit')
+    stop_and_go_on(reader)
+    see(reader, 'q quit')
+    assert not termios.tcgetattr(reader.child_fd)[3] & (termios.ICANON | termios.ECHO)
+    reader.send('q')
+    reader.expect(pexpect.EOF)
+
+
+def test_a_test_during_which_the_command_was_stopped_is_made_again(monkeypatch):
+    keys, tests = SimpleNamespace(was_suspended=False, typed=lambda: ''), []
+
+    def test():
+        keys.was_suspended = not tests
+        tests.append('made')
+    monkeypatch.setattr(Screen, 'show', lambda screen: None)
+    Screen(SimpleNamespace(is_placed=True, findings=[], untested=[], test=test), keys).test()
+    assert tests == ['made', 'made']
+
+
+@pytest.mark.parametrize(('columns', 'line'), [
+    (80, '12:00:00   r run again   h hint   s scene   t trace   q quit'),
+    (60, 'r run again   h hint   s scene   t trace   q quit'), (40, 'r   h   s   t   q')])
+def test_the_keys_are_named_in_one_line(columns, line, monkeypatch):
+    learner = Learner(PART3, 'nosuch', '', number=0, patience=1)
+    learner.findings = [course.Finding(PART3[0].experiments[0], Verdict('bug', 'bad'), [])]
+    narrow = Console(width=columns, file=io.StringIO())
+    monkeypatch.setattr('laboratory.learn.console', narrow)
+    screen = Screen(learner, None)
+    screen.tested = '12:00:00'
+    screen.show_keys()
+    assert narrow.file.getvalue() == line
 
 
 def test_a_bug_without_a_scene_is_shown_by_two_commands(terminal):
@@ -507,6 +586,12 @@ def test_a_terminal_that_is_closed_leaves_nothing(moment, terminal, house, tool)
     assert kernel.eventually(lambda: left(house) == [])
 
 
+def test_a_command_that_names_no_file_is_tested_again_at_a_key(terminal):
+    reader = terminal(SERVER='cd part3/v1.0 && exec python3 server.py', GUESS='no')
+    see(reader, NO_FILE)
+    see(reader, 'What happened')
+
+
 def test_ctrl_c_ends_it_during_a_test(terminal, house):
     reader = terminal(GUESS='no')
     see(reader, 'does it serve?')
@@ -545,6 +630,24 @@ def test_a_file_beside_the_server_counts_and_what_an_editor_leaves_does_not(file
     assert [files.files.were_saved() for _ in range(3)] == [False] * 3
     (files.folder / 'protocol.py').write_text('')
     assert [files.files.were_saved() for _ in range(2)] == [False, True]
+
+
+@pytest.mark.parametrize('command', ['python3 my/server.py', 'python3 my/server.py >>my/log 2>&1'])
+def test_what_a_server_writes_beside_it_is_no_save(command, files):
+    watched = saves.Files(command, 'my')
+    watched.note()
+    for name in 'server.log', 'log':
+        (files.folder / name).write_text('a client has come')
+    assert [watched.were_saved() for _ in range(3)] == [False] * 3
+
+
+def test_a_file_that_the_server_does_not_import_may_be_no_python(files):
+    (files.folder / 'server.py').write_text('import protocol')
+    for name in 'webserver3a.py', 'protocol.py':
+        (files.folder / name).write_text('print "Hello"')
+    assert files.files.problem().startswith('my/protocol.py, line 1:')
+    (files.folder / 'protocol.py').write_text('')
+    assert files.files.problem() == ''
 
 
 def test_a_server_that_is_written_later_counts(files):

@@ -2,8 +2,6 @@
 import signal
 from functools import partial
 
-import psutil
-
 from laboratory.experiments.verdicts import (
     BUG,
     NO_CHILD,
@@ -320,7 +318,7 @@ def one_has_ended(server):
 def retries_by_itself(pid):
     """Whether it is a Python 3 in which common/python2_accept, which needs ctypes, is not at work (Linux)."""
     maps = kernel.read(f'/proc/{pid}/maps')
-    return '/python3' in kernel.seen(lambda: psutil.Process(pid).exe(), '') and maps and '_ctypes' not in maps
+    return kernel.is_python3(pid) and maps and '_ctypes' not in maps
 
 
 def children_at_once(server, tell=tell_nobody):

@@ -92,6 +92,11 @@ def environ(pid):
     return seen(lambda: psutil.Process(pid).environ(), {})
 
 
+def is_python3(pid):
+    """Whether the process runs a Python 3, which calls accept() again after a signal (PEP 475)."""
+    return 'python3' in os.path.basename(seen(lambda: psutil.Process(pid).exe(), ''))
+
+
 def alive(pid):
     return status(pid) not in (psutil.STATUS_ZOMBIE, 'gone')
 

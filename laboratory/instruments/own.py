@@ -65,8 +65,10 @@ def try_out(server):
         try:
             client = connect(server)
         except OSError as error:
-            refused = f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}'
-            raise ServerFailed(refused, server.output()) from None
+            raise ServerFailed(
+                f'ended before its first client came{server.exit_status()}' if server.is_gone() else
+                f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}',
+                server.output()) from None
         times, closed, answered = [time.monotonic()], True, False
         with client, suppress(ConnectionError):
             client.sendall(REQUEST)
@@ -79,7 +81,7 @@ def try_out(server):
                 server.pace = BETWEEN / 3
         if not answered:
             ended = kernel.eventually(server.has_ended, 1)
-            raise ServerFailed('ended when its first client came' if ended else
+            raise ServerFailed(f'ended when its first client came{server.exit_status()}' if ended else
                                'closed the connection without an answer' if closed else
                                f'did not answer a request within {SLOWEST} seconds', server.output())
         return max(after - before for before, after in pairwise(times))
@@ -104,6 +106,7 @@ def as_one_command(command):
 
 def files_in(command):
     """The files that the command names."""
+    command = re.sub(r'>+\s*\S+', '>', command)  # what it writes to is no file of the reader
     try:
         words = shlex.split(command, comments=True)
     except ValueError:  # the shell will say what is wrong with it
@@ -112,9 +115,9 @@ def files_in(command):
 
 
 def why_untested(failed):
-    """What to tell the reader whose server raised this ServerFailed."""
-    told = f'Your server could not be tested: it {failed}'
+    """What to tell the reader whose server raised this ServerFailed, and the lines that it printed."""
+    told = f'Your server could not be tested: it {failed.what}.'
     if IN_USE in str(failed):
-        told += ('\nIt is started anew for each question: listen on the port in PORT, or set SO_REUSEADDR '
-                 'before bind().')
-    return told
+        told += (' It is started anew for each question, so listen on the port in PORT. If you cannot, set '
+                 'SO_REUSEADDR before bind(), and end whatever else listens on your port.')
+    return (f'{told} It printed:', *failed.printed) if failed.printed else (f'{told} It printed nothing.',)

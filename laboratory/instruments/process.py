@@ -1,5 +1,6 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
 import ctypes
+import math
 import os
 import random
 import shlex
@@ -93,6 +94,7 @@ class ServerProcess:
         self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
+        self.deadline = math.inf
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.seen = None, None, set(), {}
         self.last_exchange = None
@@ -112,13 +114,14 @@ class ServerProcess:
                 stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
             started.add(self.popen.pid)
         try:
+            if self.bounds:
+                self.guarding = threading.Thread(target=self.guard, daemon=True)
+                self.guarding.start()
             self.wait_for(self.find_listener, 'listen on a port')
             if self.bounds:
                 kernel.eventually(lambda: self.find_listener() and self.port == int(self.env['PORT']), OTHER)
                 self.let_rest()  # its workers start
                 self.deadline = time.monotonic() + self.bounds.seconds
-                self.guarding = threading.Thread(target=self.guard, daemon=True)
-                self.guarding.start()
             self.own, self.seen = set(self.family()), {}
             self.listeners = {pid for pid in self.own if self.port in kernel.ports(pid)}
         except BaseException:
@@ -146,7 +149,7 @@ class ServerProcess:
     def guard(self):
         """Kill it when it breaks its bounds."""
         while not self.stopped.wait(GUARD_EVERY):
-            if len(self.processes()) > self.bounds.processes:
+            if sum(map(kernel.alive, self.relatives())) > self.bounds.processes:
                 self.broken = f'started more than {self.bounds.processes} processes'
             elif time.monotonic() > self.deadline:
                 self.broken = f'took longer than {self.bounds.seconds:.0f} seconds'
@@ -171,11 +174,16 @@ class ServerProcess:
         folders = {kernel.environ(relative).get('PROBES') for relative in (pid, *kernel.family(pid))} - {None}
         return group != ours and (self.temporary.name in folders if folders else group == self.popen.pid)
 
-    def family(self):
-        """The pids of everything that it started, zombies too, parents first."""
+    def relatives(self):
+        """{pid: parent's pid} of everything that it started, zombies too, parents first."""
         found = {self.popen.pid: os.getpid()} | kernel.family(self.popen.pid)
         for pid in self.orphans():
             found |= {pid: os.getpid()} | kernel.family(pid)
+        return found
+
+    def family(self):
+        """The pids of its relatives, which are noted as forked if they are new."""
+        found = self.relatives()
         for pid, parent in found.items():
             if pid not in self.own:
                 self.seen.setdefault(pid, parent)
@@ -199,11 +207,12 @@ class ServerProcess:
 
     def exit_status(self):
         """', with exit status 1' or ', by SIGSEGV'; '' where it is not known."""
-        status = self.popen.poll()
+        kernel.eventually(lambda: self.popen.poll() is not None, 1)  # a shell may end a moment later
+        status = self.popen.returncode
         if status is None:
             return ''
         if self.bounds and self.written() >= self.bounds.output:
-            return f', when it had printed {self.bounds.output // 10**6} MB: more is not allowed here'
+            return f', after printing {self.bounds.output // 10**6} MB: more is not allowed here'
         number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
         if number in list(signal.Signals):
             return f', by {signal.Signals(number).name}'

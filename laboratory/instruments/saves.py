@@ -1,5 +1,6 @@
 """The files that a reader edits: which they are, whether they were saved, whether Python can read them."""
 import os
+import re
 import time
 import warnings
 from contextlib import suppress
@@ -11,11 +12,12 @@ EVERY = 0.1  # seconds between two looks
 
 
 def files_beside(path):
-    """The files in the folder of a file, itself too, without those that editors leave there."""
+    """The files in the folder of a file that end like it, as in .py, itself too; no hidden ones."""
+    ending = os.path.splitext(path)[1] or path
     try:
         with os.scandir(os.path.dirname(path)) as entries:
             return [entry.path for entry in entries if entry.is_file()
-                    and not entry.name.startswith('.') and not entry.name.endswith('~')]
+                    and entry.name.endswith(ending) and not entry.name.startswith('.')]
     except OSError:  # the folder is gone
         return []
 
@@ -29,6 +31,15 @@ def is_built(path):
             return b'\0' in file.read(1024)
     except OSError:
         return False
+
+
+def text_of(path):
+    """What is in a file, '' where it cannot be read."""
+    try:
+        with open(path, errors='replace') as file:
+            return file.read()
+    except OSError:
+        return ''
 
 
 def stamps(paths):
@@ -58,7 +69,7 @@ class Files:
         paths = set(self.named)
         for path in self.named:
             if path.startswith(f'{self.folder}/'):
-                paths.update(beside for beside in files_beside(path) if not is_built(beside))
+                paths.update(files_beside(path))
         return sorted(paths)
 
     def look(self):
@@ -88,7 +99,13 @@ class Files:
         for path in sorted(self.named):
             if path not in there:
                 return f'{path} is not there.'
-        return next(filter(None, (syntax_error(path) for path in there if path.endswith('.py'))), '')
+        return next(filter(None, map(syntax_error, filter(self.is_run, there))), '')
+
+    def is_run(self, path):
+        """Whether it is Python, and is named, or has a name that is in a file that is named."""
+        name, ending = os.path.splitext(os.path.basename(path))
+        return ending == '.py' and (path in self.named or any(
+            re.search(rf'\b{re.escape(name)}\b', text_of(named)) for named in self.named))
 
 
 def syntax_error(path):
@@ -100,6 +117,8 @@ def syntax_error(path):
     except SyntaxError as error:
         where = f'{path}, line {error.lineno}:' if error.lineno else f'{path}:'
         return f'{where}\n    {printable((error.text or "").strip())}\n{printable(error.msg)}'
-    except (ValueError, OSError) as error:  # a null character, or the file has just gone
-        return f'{path}: {error}'
+    except OSError as error:  # it has just gone
+        return f'{path}: {error.strerror}'
+    except (ValueError, MemoryError, RecursionError) as error:  # a null character, or too many brackets
+        return f'{path}: {error or "too deep for Python"}'
     return ''

@@ -1,6 +1,7 @@
 """What the commands share: the console, and how they end."""
 import errno
 import os
+import re
 import select
 import signal
 import sys
@@ -17,6 +18,7 @@ from laboratory.instruments.process import ServerFailed, printable
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
+ESCAPES = re.compile(r'\x1b(\[[\d;]*.|O?.?)')  # what an arrow or a function key sends
 ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last when the terminal is closed
 
 
@@ -67,21 +69,34 @@ def predict(question):
 
 
 class Keys:
-    """The keys that the reader presses, one by one, without Enter: a context manager."""
+    """The keys that the reader presses, one by one, without Enter: a context manager.
+
+    was_suspended    whether the command has gone on after Ctrl-Z since this was set to False
+    """
 
     def __enter__(self):
+        self.is_ours, self.was_suspended = False, False
         self.before = termios.tcgetattr(sys.stdin) if sys.stdin.isatty() else None
+        signal.signal(signal.SIGCONT, self.go_on)
         self.take()
         return self
 
     def __exit__(self, *exc_info):
         self.give_back()
 
+    def go_on(self, signum, frame):
+        """Take the terminal again, which the shell has had since Ctrl-Z."""
+        self.was_suspended = True
+        if self.is_ours:
+            self.take()
+
     def take(self):
+        self.is_ours = True
         if self.before:
             tty.setcbreak(sys.stdin)
 
     def give_back(self):
+        self.is_ours = False
         if self.before:
             with suppress(termios.error):  # the terminal is gone
                 termios.tcsetattr(sys.stdin, termios.TCSADRAIN, self.before)
@@ -98,16 +113,14 @@ class Keys:
 
     def pressed(self, seconds):
         """The next key within that time, '' for none; 'q' once the terminal is gone."""
+        typed = self.typed(seconds)
+        return typed[0] if len(set(typed)) == 1 else ''  # several at once are pasted
+
+    def typed(self, seconds=0):
+        """All keys that have been pressed, or are within that time, without arrows and function keys."""
         if not self.before:
             time.sleep(seconds)
             return ''
         if not select.select([sys.stdin], [], [], seconds)[0]:
             return ''
-        return os.read(0, 1).decode(errors='replace') or 'q'
-
-    def typed(self):
-        """The keys that were pressed since the last time, when nobody asked for them."""
-        keys = ''
-        while (key := self.pressed(0)) and 'q' not in keys:
-            keys += key
-        return keys
+        return ESCAPES.sub('', os.read(0, 4096).decode(errors='replace') or 'q')

@@ -8,6 +8,7 @@ from itertools import count, groupby
 from rich.table import Table
 from rich.text import Text
 
+from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, read_reply
 from laboratory.instruments.process import ServerProcess
 
@@ -46,12 +47,13 @@ def one_request(server, data=REQUEST):
     server.let_rest()
 
 
-def traced(command, env, act, again='the program retries'):
-    """The Timeline of a server while act(server) runs; again as in Timeline."""
+def traced(command, env, act, pep475='off'):
+    """The Timeline of a server while act(server) runs; pep475 is 'off' for the accept() of Python 2."""
     with tempfile.NamedTemporaryFile('r', errors='replace') as log:
         with ServerProcess([*STRACE, '-o', log.name, *command], env=env) as server:
+            is_retried = pep475 == 'on' and kernel.is_python3(server.pid)
             act(server)
-            return Timeline(log, server.port, again)
+            return Timeline(log, server.port, *['Python retries, PEP 475'] * is_retried)
 
 
 class Call:
