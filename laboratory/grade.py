@@ -38,6 +38,7 @@ from laboratory.instruments.own import files_in, own_server, start_line, try_out
 from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.terminal import STYLES, console, run
 
+ABOUT = {NO_CHILD: 'children', NO_HANDLER: 'a handler of SIGCHLD', NO_WORKER: 'workers'}
 PATIENCE = 35  # seconds; the time limits of many servers are 30
 
 
@@ -91,9 +92,10 @@ def summary(verdicts, goal):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if outcomes.get('one_child') == NO_CHILD:
             print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
-        if all(outcomes[name] in (NO_CHILD, NO_HANDLER, NO_WORKER) for name in unlike(like)):
-            which = 'workers' if goal.part == 'part4' else 'children'
-            print(f'Nearest stage: {like.name}. The questions about {which} do not apply to it.')
+        missing = {outcomes[name] for name in unlike(like)}
+        if missing <= ABOUT.keys():
+            about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
+            print(f'Nearest stage: {like.name}. The questions about {about} do not apply to it.')
             return
         print(f'Nearest stage: {like.name}. The differences:')
         for experiment in verdicts:
@@ -114,7 +116,7 @@ def like_none(experiment, verdict):
     print(f'At the question "{experiment.__doc__}": {verdict.evidence}.')
     print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
     if by_eintr(verdict):
-        print('A SIGCHLD ended accept(), and you did not call it again: make diff-part3-v1.3')
+        print('A SIGCHLD interrupted a system call, and you did not call it again: make diff-part3-v1.3')
     print('Fix that first, and grade it again.')
 
 

@@ -46,7 +46,7 @@ HINTS = {
         f'{SILENT}; {CURL}',
         'You see curl time out: while you wait for one client, you serve nobody else.'),
     'end_of_reply': Hint(
-        'never ends a reply',
+        'does not end its replies',
         CURL, 'You see the reply, and then curl hangs: one of your processes still holds the socket.'),
     'descriptors': Hint(
         'leaks descriptors',
@@ -60,7 +60,7 @@ HINTS = {
         'dies of EINTR',
         'for i in 1 2 3; do curl --max-time 2 http://localhost:8888/hello; sleep 1; done',
         'You see a client fail after the first (the folder gives Python 3 the accept() of Python 2): '
-        'a SIGCHLD ended accept() with EINTR, and you did not call it again.',
+        'a SIGCHLD ended a system call such as accept() with EINTR, and you did not call it again.',
         path=PYTHON2_ACCEPT),
     'children_at_once': Hint(
         'leaves zombies when children end together',
@@ -259,6 +259,11 @@ VARIANTS = [
         'curl -s --max-time 5 telnet://localhost:8888',
         'You see no greeting: your time limit makes room for others, and costs you this client. Serve both '
         'at the same time.')),
+    ('silent_client', 'a later client', Hint(
+        'waits for the child of a silent client',
+        f'{SILENT}; {CURL}; sleep 1; {CURL}',
+        'You see the second curl time out. If you wait() when a child has ended, you wait for that of the '
+        'silent client, too: use WNOHANG.', 'part3-final')),
     ('eintr', 'no client between', Hint(
         'dies when children end one after the other',
         f'for i in 1 2 3; do (sleep $i | telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 4; {CURL}',

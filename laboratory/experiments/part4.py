@@ -46,11 +46,13 @@ from laboratory.instruments.client import (
 )
 
 GET = request('GET', '/binary')
+BEFORE_BODY = request('POST', '/body', f'{LENGTH}100000')
 HALF = b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Drip: '  # of a request
 A_WHILE = 3  # seconds in which a supervisor has replaced its workers
 CLIENTS = 100  # that say nothing
 SHORT = '0.5'  # seconds, for a time limit
 MEGABYTES = 64 * 65536  # bytes of the reply to /megabytes
+TEN_MEGABYTES = 10_000_000  # bytes of those to /one-piece and /ten-pieces, more than buffers hold
 
 
 def try_to_connect(server):
@@ -145,13 +147,16 @@ def killed_workers(server, tell=tell_nobody):
     tell('Every worker was killed')
     if not survives(server):
         return Verdict(BUG, f'{len(workers)} workers were killed, and the next client is not answered')
-    if missing > 0:
-        return Verdict(BUG, f'{missing} of {len(workers)} workers were not replaced')
+    if missing:
+        came = len(workers) - missing
+        return Verdict(BUG, f'{len(workers)} workers were killed, and {came} came in their place')
     new = sorted(listening(server) - {top})
     for worker in dict.fromkeys(new[-1:] + new[:1]):
-        if kill(server, top, [worker]) > 0 or not survives(server):
+        missing = kill(server, top, [worker])
+        if missing or not survives(server):
             tell('One more worker was killed')
-            return Verdict(BUG, 'one more worker was killed, and no other one serves in its place')
+            came = f'{1 - missing} came in its place' if missing < 0 else 'no other one serves in its place'
+            return Verdict(BUG, f'one more worker was killed, and {came}')
     return Verdict(PASS, f'{len(workers)} workers were killed, and new ones answer')
 
 
@@ -223,11 +228,10 @@ def stays_halfway(server):
     return 'an application that stops in the middle of its reply is not ended' if stays else ''
 
 
-@started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})
-def drip(server, tell=tell_nobody):
-    """ends a request that comes byte by byte without end"""
+def answer_to_drips(server, begun, tell=tell_nobody):
+    """Send the bytes, and then one byte after the other; return the Reply, None if none comes."""
     client = connected(server)
-    client.sendall(HALF)
+    client.sendall(begun)
 
     def ended():
         try:
@@ -238,19 +242,28 @@ def drip(server, tell=tell_nobody):
     in_time = kernel.eventually(ended, server.patience)
     server.let_rest()
     tell('A while later')
-    if not in_time:
+    return read_reply(client, server) if in_time else None
+
+
+@started_with(apps=PROBES, env={'REQUEST_TIMEOUT': SHORT})
+def drip(server, tell=tell_nobody):
+    """ends a request that comes byte by byte without end"""
+    begin = time.monotonic()
+    reply, limit = answer_to_drips(server, HALF, tell), time.monotonic() - begin
+    if not reply:
         return Verdict(BUG, 'the server waits for each byte that comes, without end')
-    reply = read_reply(client, server)
     if 0 < reply.status < 400:
         return Verdict(BUG, f'it is answered before it is whole: {reply}')
     stopped = connected(server)
     stopped.sendall(HALF)
     if not kernel.eventually(lambda: readable(stopped), server.patience):
         return Verdict(BUG, 'the server waits without end for a client that stops halfway')
+    if limit < A_WHILE and not answer_to_drips(server, BEFORE_BODY):
+        return Verdict(BUG, 'the server waits for each byte of a body that comes, without end')
     return Verdict(PASS, f'it is ended after a while: {reply}')
 
 
-@started_with(apps=PROBES)
+@started_with(apps=PROBES, env={'SEND_TIMEOUT': '2'})  # of which each of the pauses has a part
 def slow_client(server, tell=tell_nobody):
     """waits for a slow client"""
     body = bytes(range(256)) * 256
@@ -259,7 +272,7 @@ def slow_client(server, tell=tell_nobody):
     wrong = [] if posted.body == body else [f'a slow request: {posted}']
     with connect(server) as client:
         take_little(client)
-        client.sendall(request('GET', '/megabytes'))
+        client.sendall(request('GET', '/one-piece'))
         data, pauses = bytearray(), 20
         with suppress(ConnectionError):
             while readable(client, A_WHILE) and (piece := client.recv(16384)):
@@ -267,8 +280,8 @@ def slow_client(server, tell=tell_nobody):
                 pauses -= 1
                 if pauses > 0:
                     server.let_rest()
-    if data.partition(b'\r\n\r\n')[2].count(b'x') < MEGABYTES:
-        wrong.append(f'a slow reader: {len(data)} of {MEGABYTES} bytes')
+    if data.partition(b'\r\n\r\n')[2].count(b'x') < TEN_MEGABYTES:
+        wrong.append(f'a slow reader: {len(data)} of {TEN_MEGABYTES} bytes')
     return verdict(wrong, 'a slow request is answered, and a slow reader gets all of its reply')
 
 

@@ -14,6 +14,7 @@ from laboratory.experiments.part3 import connected
 from laboratory.experiments.part4 import (
     A_WHILE,
     GET,
+    TEN_MEGABYTES,
     ancestors,
     asking,
     listeners,
@@ -22,6 +23,7 @@ from laboratory.experiments.part4 import (
     without_workers,
     workers_of,
 )
+from laboratory.experiments.part4_waiting import kept_connections, let_applications_wait
 from laboratory.experiments.verdicts import (
     BUG,
     NOT_TESTED,
@@ -41,12 +43,10 @@ from laboratory.instruments.client import (
     connect,
     read_next,
     readable,
-    request,
     rest_of,
     take_little,
 )
 
-TEN_MEGABYTES = 10_000_000  # bytes, more than a connection's buffers hold
 SHELLS = ['sh', 'ash', 'bash', 'dash', 'ksh', 'zsh']
 IN_BACKLOG = 5  # clients
 VISITORS = [1, 1, 10, 10]  # how many requests each of them sends on a connection
@@ -55,6 +55,7 @@ ANSWER = 10  # seconds in which a request is answered while the server reloads
 RELOADS = 3
 SLOW = 0.2  # seconds for a reply
 ROUNDS = 5  # of requests
+HANG_UPS = 20  # clients that leave in the middle of a request, in each round
 LEAK = 50  # bytes for each request
 NOISE = 65536  # bytes
 
@@ -183,15 +184,16 @@ def let_some_more_come(replies):
     kernel.eventually(lambda: len(replies) >= due, A_WHILE)
 
 
-def finishes(server, old, number):
-    """Whether a client whose application is not done is answered while so many workers are replaced."""
-    main, client = main_process(server), connected(server)
+def finishes(server, old):
+    """Whether clients are answered whose applications, one in each worker, are not done when it reloads."""
+    number = len(workers_of(server)[1])
+    kept = kept_connections(server, number)
     with fifo(server):
-        client.sendall(request('GET', '/stuck'))
+        clients = let_applications_wait(server, number, kept)
+        kernel.send(main_process(server), signal.SIGHUP)
+        replaced(server, supervisor(server), old, 1)  # more of them may wait until the applications return
         server.let_rest()
-        kernel.send(main, signal.SIGHUP)
-        replaced(server, supervisor(server), old, number)
-    return rest_of(client, A_WHILE).body == b'returned'
+    return all(rest_of(client, A_WHILE).body == b'returned' for client in clients)
 
 
 @started_with(apps=PROBES, judges_ends=True)
@@ -214,7 +216,7 @@ def reload(server, tell=tell_nobody):
         return Verdict(BUG, f'{not_replaced(top)}; {seen}')
     if lost:
         return Verdict(BUG, f'{seen}: {lost[0]}')
-    if not finishes(server, old | new, len(workers)):
+    if not finishes(server, old | new):
         return Verdict(BUG, 'a client whose application is not done when the server reloads gets no reply')
     return Verdict(PASS, f'{seen} while its workers are replaced {times} times')
 
@@ -248,6 +250,9 @@ def flat(server, tell=tell_nobody):
     for _ in range(ROUNDS):
         if sum(answered(server, each) for _ in range(times)) < number:
             raise NoAnswer(f'not all of {number} requests are answered')
+        for _ in range(HANG_UPS):
+            with connect(server) as client:
+                client.sendall(GET[:20])
         after = taken(server)
         growths.append([new - old for new, old in zip(after, before, strict=True)])
         before = after
@@ -255,7 +260,8 @@ def flat(server, tell=tell_nobody):
     if memory > max(NOISE, LEAK * number):
         return Verdict(BUG, f'it uses {memory // number} more bytes of memory for each request')
     if descriptors > 1:
-        return Verdict(BUG, f'it keeps {descriptors} more descriptors for {times} clients that have left')
+        gone = times + HANG_UPS
+        return Verdict(BUG, f'it keeps {descriptors} more descriptors for {gone} clients that have left')
     return Verdict(PASS, f'it uses no more than before, even after {ROUNDS * number} requests')
 
 

@@ -17,6 +17,7 @@ LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)
     'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
+ON_SOCKETS = {'inet_csk_accept', 'wait_woken'}  # where accept() and recv() wait in the kernel
 PIDFD_GETFD = 438  # see pidfd_getfd(2)
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
 
@@ -140,15 +141,25 @@ def catches(pid, signum):
 
 
 def waits_for_others(pid):
-    """Whether the process does nothing until a client comes or a child ends (Linux, else False).
+    """Whether the process does nothing until a client acts or a child ends (Linux, else False).
 
-    All its threads wait in accept() or wait(), and no clock calls them back.
+    All its threads wait in accept(), recv() or wait(), and no clock calls them back.
     """
-    waits = [read(f'{task}/wchan') for task in tasks(pid)]
-    if not waits or not set(waits) <= {'inet_csk_accept', 'do_wait'}:
+    waits = set(waits_in(pid))
+    if not waits or not waits <= {*ON_SOCKETS, 'do_wait'}:
         return False
     timed = catches(pid, signal.SIGALRM) is not False or read(f'/proc/{pid}/timers')
-    return not timed and ('inet_csk_accept' not in waits or not may_time_out(pid))
+    return not timed and not (waits & ON_SOCKETS and may_time_out(pid))
+
+
+def waits_in(pid):
+    """The functions of the kernel in which its threads wait (Linux, else none)."""
+    return [read(f'{task}/wchan') for task in tasks(pid)]
+
+
+def naps(pid):
+    """Whether one of its threads waits in sleep() (Linux, else False)."""
+    return 'hrtimer_nanosleep' in waits_in(pid)
 
 
 def may_time_out(pid):

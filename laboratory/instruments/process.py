@@ -25,6 +25,7 @@ MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
+NAP = 2  # seconds of sleep() after which a server may go on
 START = 20  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 GONE = 'gone'  # what ends a wait, besides its condition
@@ -236,23 +237,25 @@ class ServerProcess:
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
         return result
 
-    def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT):
+    def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT, nap=NAP):
         """Wait until condition() is true; return whether it became so.
 
         Gives up once the server has been at rest for REST seconds (or three times its pace, where it
-        may go on by itself), has worked for WORK seconds of CPU (or the same), or after `most` seconds.
+        may go on by itself; or `nap` seconds, where a thread is in sleep()), has worked for WORK seconds
+        of CPU (or three times its pace), or after `most` seconds.
         A busy machine, on which it wants to run and cannot, makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
-        first = before = None
+        first, before, family = None, None, []
         while not condition():
+            naps = nap and any(map(kernel.naps, family))  # first: what wakes up now is seen to run below
             family = self.family()
             asleep, used = kernel.activity(family)
             first, now = used if first is None else first, time.monotonic()
             if not asleep or (family, used) != before:
                 before, calm_since = (family, used), now
             calm = now - calm_since
-            at_rest = calm > max(REST, 3 * self.pace) or calm > REST and self.waits_for_others()
+            at_rest = calm > max(REST, 3 * self.pace, naps and nap) or calm > REST and self.waits_for_others()
             if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > most:
                 return bool(condition())  # it may have come to rest just because it has done so
             time.sleep(pause)
@@ -269,7 +272,7 @@ class ServerProcess:
 
     def let_rest(self, most=kernel.LIMIT):
         """Wait until the server and its descendants have been at rest, or for so many seconds."""
-        self.wait_until(lambda: False, most=most)
+        self.wait_until(lambda: False, most=most, nap=0)
 
     def written(self):
         """How many bytes it has printed until now."""
