@@ -51,6 +51,9 @@ HALF_CURES = {  # the stage that is changed, what is replaced there, and what an
     'one more accept() after EINTR': (
         'part3-final', '            continue', '            client_fd, client_addr = listen_socket.accept()',
         part3.eintr, 'SIGCHLDs with no client between them end the server'),
+    'an end of the loop at EINTR': (
+        'part3-final', '            continue', '            break', part3.eintr,
+        'the first SIGCHLD ends the server'),
     'the whole server anew after EINTR': (
         'part3-v1.2', r'    try:\n        serve_forever\(\)\n', """
     try:

@@ -69,7 +69,8 @@ class Reader:
         for tool in re.findall(r'\b(curl|telnet|ss|ps|pgrep)\b', command):
             self.need(tool)
         env = self.env
-        if self.server:
+        if self.server:  # nobody types before it has done what it has to do
+            self.server.wait_until(lambda: kernel.activity(self.server.family())[0])
             for pattern in THE_SERVER.findall(command):  # others of the same name run beside it
                 assert str(self.server.pid) in subprocess.getoutput(f"pgrep -f '{pattern}'").split()
             command = THE_SERVER.sub(str(self.server.pid), command)

@@ -252,12 +252,12 @@ def one_child(server, tell=tell_nobody):
 def eintr(server, tell=tell_nobody):
     """survives EINTR in accept()"""
     reaped_before, listens_before = reaped(server), kernel.listening_inodes(server.listeners, server.port)
-    caught_before = any(handlers(server))
-    made = 0
+    made, caught_before = 0, False
     for _ in range(clients(server)):  # one is enough where its child waits for the request
         made += 1
         client, child = connect_to_child(server)
         server.let_rest()  # in accept(), which the SIGCHLD of this child interrupts
+        caught_before |= any(handlers(server))
         client.sendall(REQUEST)
         read_reply(client, server)
         client.close()

@@ -108,10 +108,14 @@ def measure_with(app, experiment, start, tell):
 
 
 def what_ended_means(experiment, server, verdict):
-    """A server that has ended passes nothing. EINTR is a bug of its own, where there is proof of it."""
+    """A server that has ended passes nothing. EINTR is a bug of its own, if nothing else is the reason."""
     eintr = shows_eintr(server)
-    if eintr and experiment.__name__ == 'eintr':
-        return verdict if verdict.outcome == BUG else Verdict(BUG, 'the first SIGCHLD ends the server')
+    if experiment.__name__ == 'eintr':
+        if eintr and verdict.outcome != BUG:
+            return Verdict(BUG, 'the first SIGCHLD ends the server')
+        is_silent = server.popen.poll() == 0 and not RAISED.search(server.output())
+        if eintr or is_silent and verdict.outcome == BUG:
+            return verdict
     what = BY_EINTR if eintr else f'the server has ended{server.exit_status()}'
     return Verdict(ENDED, what)
 
