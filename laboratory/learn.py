@@ -63,9 +63,7 @@ SEEN = 7  # lines of what was seen that are shown in any case
 LAST_LINES = 10  # of what a server printed
 LESS = ['less', '-R', '-Psspace next page   b page before   q back$']  # with colours, and that prompt
 CTRL_C = '[dim](Ctrl-C ends)[/]'
-WHAT_NOW = """\
-{}
-You see the first thing that it does wrong: fix that, and save."""
+WHAT_NOW = 'You see the first thing that it does wrong: fix that, and save.'
 SAVED = 'It is tested now, and again whenever you save it.'
 NO_FILE = 'It is tested now. The command names no file: press r when you have saved yours.'
 THE_END = {
@@ -223,7 +221,7 @@ class Learner:
             if '\n    ' in words and told == words:
                 yield from hint_lines(f'To start your server in another terminal:\n    {self.start_line()}')
             if 'my/' in words and not self.folder:
-                yield Text('pgrep and pkill look for python3 my/... here. Else use the pid of yours.', 'dim')
+                yield Text('pgrep and pkill look for python3 my/... here. Else use your pid.', 'dim')
         if self.hints > len(self.hinted):
             yield Text('There are no more hints.', 'yellow')
 
@@ -355,7 +353,6 @@ class Screen:
         """Draw the last test, and the keys in the last line."""
         self.draw()
         self.show_keys()
-        self.keys.was_suspended = False
 
     def draw(self, style=None):
         """Draw the last test, on all lines but the last."""
@@ -367,13 +364,11 @@ class Screen:
 
     def show_keys(self, back=False):
         """Show what can be pressed, in as many words as one line has room for."""
-        self.is_away = back
-        names = {key: name for key, (name, _) in self.commands().items()}
-        if back:
-            names['Enter'] = 'back'
-        keys = [Text(key, 'bold') for key in names]
-        named = [Text.assemble(key, f' {name}') for key, name in zip(keys, names.values(), strict=True)]
-        for words in [Text(self.tested, 'dim'), *named], named, keys:
+        self.is_away, self.keys.was_suspended = back, False
+        names = [(key, name) for key, (name, _) in self.commands().items()] + [('Enter', 'back')] * back
+        short = [Text(key, 'bold') for key, _ in names]
+        long = [Text.assemble((key, 'bold'), f' {name}') for key, name in names]
+        for words in [Text(self.tested, 'dim'), *long], long, short:
             line = Text('   ').join(words)
             if line.cell_len < console.width:
                 break
@@ -383,12 +378,14 @@ class Screen:
         is_new = not self.learner.is_placed
         if self.learner.findings or self.learner.untested:
             self.draw('dim')
-        self.learner.test()
-        while self.keys.was_suspended:  # in which nothing went on but the clock
+        while True:
             self.keys.was_suspended = False
             self.learner.test()
+            if not self.keys.was_suspended:  # else its time limits ran on while we were stopped
+                break
+            self.learner.is_placed = not is_new
         self.tested = time.strftime('%H:%M:%S')
-        if 'q' in self.keys.typed():  # other keys were meant for the screen before
+        if self.keys.pressed(0) == 'q':  # other keys were meant for the screen before
             return self.quit()
         if is_new and self.learner.bad:
             self.predict()
@@ -560,7 +557,7 @@ def main():
         learner.test()
         console.print(learner.view())
         return 2 if learner.untested else 1 if learner.bad else 0
-    console.print(WHAT_NOW.format(SAVED if learner.files.paths() else NO_FILE) + '\n')
+    console.print(f'{SAVED if learner.files.paths() else NO_FILE}\n{WHAT_NOW}\n')
     with Keys() as keys:
         screen = Screen(learner, keys)
         try:

@@ -60,7 +60,7 @@ def sequence(stage):
     if stage.name in TOLD:
         setup, story = SCENES[TOLD[stage.name]].setup, STORIES[TOLD[stage.name]]
         application, env = setup.apps[:1], env | setup.env
-    timeline = traced([sys.executable, stage.server, *application], env, story)
+    timeline = traced([sys.executable, stage.server, *application], env, story, 'off')
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 

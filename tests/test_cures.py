@@ -45,6 +45,13 @@ HALF_CURES = {  # the stage that is changed, what is replaced there, and what an
         except TimeoutError:
             pass
 """, part3.silent_client, 'the silent client is cut off before it speaks'),
+    'an end of each client while a child is left': (
+        'part3-final', r'        pid = os.fork\(\)\n', """
+        if __import__('psutil').Process().children():
+            client_fd.close()
+            continue
+        pid = os.fork()
+""", part3.stopped_child, 'the next client waits while a child is stopped'),
     'a handler that waits for all children': (
         'part3-final', r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', part3.silent_client,
         'a later client waits while another one is silent'),
@@ -105,7 +112,7 @@ CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the exper
     'the deadline of a body': (
         'server.py', r'( +)self\.received \+= data\n',
         r'\1deadline += REQUEST_TIMEOUT * self.received.startswith(b"x")\n\g<0>', part4.drip,
-        'the server waits for each byte of a body that comes, without end'),
+        'the server waits without end for a body that comes byte by byte'),
     'the number of workers': (
         'server.py', r'( +)workers\[self\.fork_worker\(\)\] = time\.monotonic\(\)\n', r'\g<0>\g<0>',
         part4.killed_workers, 'one more worker was killed, and 2 came in its place'),
@@ -242,7 +249,7 @@ def test_a_thread_that_reaps_one_child_after_the_other_leaves_none(tmp_path):
 def test_a_handler_that_is_gone_after_the_first_signal_is_told(tmp_path):
     found = verdict(tmp_path, 'part3-final', 'server.py', SLOW_HANDLER[0],
                     r'\g<0>    signal.signal(signum, signal.SIG_DFL)\n', part3.eintr)
-    assert found[:2] == ('no handler', 'SIGCHLD has no handler any more, after the first')
+    assert found[:2] == ('no handler', 'its handler is gone after the first SIGCHLD')
 
 
 @pytest.mark.parametrize(('loop', 'is_answered'), [

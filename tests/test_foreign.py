@@ -122,6 +122,8 @@ def test_a_leak_is_found(tmp_path, function, leak, seen):
 LISTENS = """
 import os, signal, socket, struct, threading, time
 listen_socket = socket.create_server(('127.0.0.1', int(os.environ['PORT'])))
+theirs = socket.create_connection(listen_socket.getsockname())
+ours, _ = listen_socket.accept()
 {}
 while True:
     listen_socket.accept()
@@ -138,6 +140,10 @@ while True:
     ('signal.signal(signal.SIGALRM, lambda *_: None)', False),
     ('threading.Thread(target=time.sleep, args=[60]).start()', False),
     ('os.fork() or time.sleep(60)', False),
+    ('os.fork() or ours.recv(1)', True),
+    ('os.fork() or ours.sendall(bytes(10**8))', True),
+    ('ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("qq", 60, 0)); '
+     'os.fork() or ours.sendall(bytes(10**8))', False),
 ])
 def test_a_server_waits_for_others_if_no_clock_calls_it_back(tmp_path, line, waits):
     (tmp_path / 'server.py').write_text(LISTENS.format(line))

@@ -70,7 +70,7 @@ class Reader:
             self.need(tool)
         env = self.env
         if self.server:  # nobody types before it has done what it has to do
-            self.server.wait_until(lambda: kernel.activity(self.server.family())[0])
+            self.server.let_rest()
             for pattern in THE_SERVER.findall(command):  # others of the same name run beside it
                 assert str(self.server.pid) in subprocess.getoutput(f"pgrep -f '{pattern}'").split()
             command = THE_SERVER.sub(str(self.server.pid), command)

@@ -8,9 +8,14 @@ import re
 
 from laboratory.experiments.verdicts import NO_VERDICT, by_eintr
 
-START = 'Start your server:\n    {server}\nIn another terminal, type:\n'
-PROBES = START.replace('{server}', '{server wsgi_probes:app}')
-ONE_WORKER = PROBES.replace('{', 'WORKERS=1 {')
+
+def start(app='', env=''):
+    """The lines of a hint that start the server, with an application and variables of its own."""
+    server = f'{{server {app}}}' if app else '{server}'
+    return f'Start your server:\n    {env}{server}\nIn another terminal, type:\n'
+
+
+PROBES, ONE_WORKER = start('wsgi_probes:app'), start('wsgi_probes:app', 'WORKERS=1 ')
 SERVER = "'^[^ ]*ython[^ ]* my/'"  # for pgrep: not an editor that has the file open
 
 # What to predict before the lesson that ends with that stage, in the order of the lessons. It is
@@ -101,7 +106,7 @@ OTHER_HINTS = {
         'ask for the next piece. So it can get stuck there just as in the call.',
 
         'Leave the timer on while your loop asks for the pieces. Stop it while you send one to the client, '
-        'and start it again when it is sent. Stop it for good in a finally, behind the loop.'),
+        'and start it again when it is sent. Stop it for good in a finally, after the loop.'),
 }
 
 # By experiment: what to look at, the idea, and the place, with the call.
@@ -157,8 +162,8 @@ THREE_HINTS = {
         "handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because "
         'print() is not safe in a signal handler.'),
     'eintr': (
-        'The last lines that it printed name the call and the error. To see it happen (in Python only), ' +
-        START.replace('Start', 'start').replace('{', 'PYTHONPATH=common/python2_accept {') +
+        'The last lines that it printed name the call and the error. To see it happen (in Python only): ' +
+        start(env='PYTHONPATH=common/python2_accept ') +
         '    (sleep 1; echo; sleep 1) | telnet localhost 8888\n'
         'The server dies when the child of this client ends.',
 
@@ -248,7 +253,7 @@ THREE_HINTS = {
         'exc_info, raise it if headers_sent. For Date: email.utils.formatdate(usegmt=True).'),
     'validator': (
         'The complaint comes from wsgiref.validate, which watches both sides. ' +
-        PROBES.replace('app}', 'checked}') +
+        start('wsgi_probes:checked') +
         '    curl localhost:8888/\n'
         'Your server should print "close() was called".',
 
@@ -423,7 +428,7 @@ THREE_HINTS = {
         r"takes +0, 0x0 and 1_0. A chunk has to end with b'\r\n'."),
     'idle_clients': (
         'Let one client do nothing, and then send a request. ' +
-        START.replace('{', 'WORKERS=1 {') +
+        start(env='WORKERS=1 ') +
         '    (sleep 4 | telnet localhost 8888 >/dev/null 2>&1 &); sleep 1; curl -m 1 localhost:8888/hello\n'
         'curl gives up. Where does the worker sleep, and for how many clients?',
 
@@ -472,7 +477,7 @@ THREE_HINTS = {
         'settimeout(max(left, 0.001)), so that recv() is always tried.'),
     'no_descriptors': (
         'Leave a worker few descriptors. ' +
-        START.replace('{', 'WORKERS=1 {') +
+        start(env='WORKERS=1 ') +
         f'    pid=$(pgrep -nf {SERVER}); prlimit --nofile=10 --pid $pid; for i in $(seq 20); do (sleep 9 | '
         'telnet localhost 8888 >/dev/null 2>&1 &) done; sleep 5; ps -o pid,time -p $pid\n'
         'Its CPU time should be 00:00:00.',
@@ -525,7 +530,7 @@ THREE_HINTS = {
         'second, and uses shutdown(socket.SHUT_WR) before close().'),
     'flat': (
         'Look at the memory of a worker, in KB. ' +
-        START.replace('{', 'WORKERS=1 {') +
+        start(env='WORKERS=1 ') +
         "    for i in 1 2 3 4; do curl -so /dev/null 'localhost:8888/?[1-3000]'; ps -o rss= -p $(pgrep -nf "
         f'{SERVER}); done\n'
         'The last numbers should be equal, or nearly.',

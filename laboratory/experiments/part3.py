@@ -4,6 +4,7 @@ from functools import partial
 
 from laboratory.experiments.verdicts import (
     BUG,
+    FIRST,
     NO_CHILD,
     NO_HANDLER,
     NOT_TESTED,
@@ -32,7 +33,6 @@ CHILDREN = 24  # how many end at once, and how many clients come and go
 A_WHILE = 3  # seconds in which a server that reaps or closes by a timer has done so
 NONE_SEEN = 'it was not seen to fork a child for a client'
 NEW_SOCKET = 'after the SIGCHLD it listens on a new socket, and the clients in the old backlog are lost'
-FIRST = 'the first SIGCHLD ends the server'
 SILENT = 'no new child waits for a client that says nothing'
 
 
@@ -113,13 +113,22 @@ def all_end(server):
     return server.wait_until(done) or kernel.eventually(lambda: server.family() and done(), A_WHILE)
 
 
+def answers_in_a_while(client, server, pids=()):
+    """Send a request; return whether it is answered, also by a server that takes its time (comes_to())."""
+    return bool(ask(client, server) or server.comes_to(partial(readable, client), A_WHILE, pids)
+                and read_reply(client, server).data)
+
+
 def reaps_later(server):
     """Whether no zombie is left after a while, or when one more client has come."""
     before = zombies(server)
-    while left := len(zombies(server) & before):
-        if not server.comes_to(lambda most=left: len(zombies(server) & before) < most, A_WHILE):
+
+    def left():
+        return len(zombies(server) & before)
+    while most := left():
+        if not server.comes_to(lambda most=most: left() < most, A_WHILE):
             answers(server)
-            return server.wait_until(lambda: not zombies(server) & before)
+            return server.wait_until(lambda: not left())
     return True
 
 
@@ -128,7 +137,7 @@ def silent_client(server, tell=tell_nobody):
     before, silent = len(server.processes()), connected(server)
     for number in range(clients(server)):  # more than one: a worker of several may be held up
         other, which = connected(server), 'a later' if number else 'a second'
-        answer = ask(other, server) or server.comes_to(partial(readable, other), A_WHILE)
+        answer = answers_in_a_while(other, server)
         if number == 0 or not answer:
             tell(f'One client is connected and says nothing; {which} one has sent its request')
         if not answer:
@@ -139,10 +148,10 @@ def silent_client(server, tell=tell_nobody):
         other.close()  # else the end of it may hold up a worker
         if number == 0:
             server.let_rest()
-            speaks_first = readable(silent) and read_reply(silent, server)
-            if speaks_first and (not speaks_first.data or speaks_first.status == 408):
+            reply = read_reply(silent, server) if readable(silent) else None
+            if reply and (not reply.data or reply.status == 408):
                 return Verdict(BUG, 'the silent client is cut off before it speaks')
-            if not speaks_first and not ask(silent, server):
+            if not reply and not ask(silent, server):
                 return Verdict(BUG, 'the silent client is not answered when it speaks')
             silent.close()
             silent = connected(server)
@@ -276,7 +285,7 @@ def eintr(server, tell=tell_nobody):
         return Verdict(BUG, FIRST)  # measure() looks for the reason
     caught = handlers(server)
     if not any(caught) and (None not in caught or zombies(server)):
-        return Verdict(NO_HANDLER, 'SIGCHLD has no handler any more, after the first' if caught_before else
+        return Verdict(NO_HANDLER, 'its handler is gone after the first SIGCHLD' if caught_before else
                        'nothing handles SIGCHLD, so it interrupts nothing')
     if not one_has_ended(server) and reaped(server) == reaped_before:
         return Verdict(NOT_TESTED, 'no child has ended, so no SIGCHLD has come')
@@ -386,8 +395,7 @@ def stopped_child(server, tell=tell_nobody):
     if not stopped:
         return Verdict(NOT_TESTED, SILENT) if forks(server) else Verdict(NO_CHILD, NONE_SEEN)
     other = connected(server)
-    # a handler may take its time, without waiting for the child
-    answered = ask(other, server) or server.comes_to(partial(readable, other), A_WHILE, parents(server))
+    answered = answers_in_a_while(other, server, parents(server))  # a handler may take its time
     tell('A child is stopped, not ended; another client has sent its request')
     if answered:
         return Verdict(PASS, 'the next client is answered while a child is stopped')

@@ -127,7 +127,7 @@ def without_workers(server, what):
 
 
 def kill(server, top, killed):
-    """Kill these workers; return how many are missing after a while."""
+    """Kill these workers; return how many are missing after a while, less than 0 where too many came."""
     number = len(listeners(server) - {top})
     for pid in killed:
         kernel.send(pid, signal.SIGKILL)
@@ -195,8 +195,9 @@ def stuck_application(server, tell=tell_nobody):
         served = ended and survives(server)
     if server.wait_until(lambda: times_noted(server, 'returned')) and ended:
         return Verdict(BUG, 'the client is answered, but its application still runs')
+    # with a longer limit these take too long
     if served and limit < A_WHILE and (seen := cut_off(server, limit) or stays_halfway(server)):
-        return Verdict(BUG, seen)  # a longer limit takes too long
+        return Verdict(BUG, seen)
     if served:
         return Verdict(PASS, 'the application is ended, and the next client is served')
     return Verdict(BUG, 'the next client is not served' if ended else
@@ -259,11 +260,11 @@ def drip(server, tell=tell_nobody):
     if not kernel.eventually(lambda: readable(stopped), server.patience):
         return Verdict(BUG, 'the server waits without end for a client that stops halfway')
     if limit < A_WHILE and not answer_to_drips(server, BEFORE_BODY):
-        return Verdict(BUG, 'the server waits for each byte of a body that comes, without end')
+        return Verdict(BUG, 'the server waits without end for a body that comes byte by byte')
     return Verdict(PASS, f'it is ended after a while: {reply}')
 
 
-@started_with(apps=PROBES, env={'SEND_TIMEOUT': '2'})  # of which each of the pauses has a part
+@started_with(apps=PROBES, env={'SEND_TIMEOUT': '2'})  # seconds: more than one pause, less than all
 def slow_client(server, tell=tell_nobody):
     """waits for a slow client"""
     body = bytes(range(256)) * 256

@@ -19,7 +19,6 @@ from laboratory.experiments.part4 import (
     asking,
     listeners,
     silent_clients,
-    supervisor,
     without_workers,
     workers_of,
 )
@@ -186,14 +185,14 @@ def let_some_more_come(replies):
 
 def finishes(server, old):
     """Whether clients are answered whose applications, one in each worker, are not done when it reloads."""
-    number = len(workers_of(server)[1])
-    kept = kept_connections(server, number)
+    top, workers = workers_of(server)
+    kept = kept_connections(server, len(workers))
     with fifo(server):
-        clients = let_applications_wait(server, number, kept)
+        clients = let_applications_wait(server, len(workers), kept)
         kernel.send(main_process(server), signal.SIGHUP)
-        replaced(server, supervisor(server), old, 1)  # more of them may wait until the applications return
+        replaced(server, top, old, 1)  # more of them may wait until the applications return
         server.let_rest()
-    return all(rest_of(client, A_WHILE).body == b'returned' for client in clients)
+    return bool(clients) and all(rest_of(client, A_WHILE).body == b'returned' for client in clients)
 
 
 @started_with(apps=PROBES, judges_ends=True)

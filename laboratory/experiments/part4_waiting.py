@@ -222,7 +222,7 @@ def no_descriptors(server, tell=tell_nobody):
     server.until_end.close()  # they leave
     served = kernel.eventually(lambda: survives(server) or server.has_ended(), server.patience)
     if not all(map(kernel.alive, pids)):
-        return Verdict(BUG, 'a process that has no descriptor left ends')
+        return Verdict(BUG, 'a process ends when it has no descriptor left')
     if not served:
         return Verdict(BUG, 'it serves nobody any more, although its clients have left')
     if not reached:

@@ -22,6 +22,7 @@ FROM_BAD_TO_GOOD = [*NO_VERDICT, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKE
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
 NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
 SOON = 5  # seconds in which a server that is about to end has ended
+FIRST = 'the first SIGCHLD ends the server'
 BY_EINTR = 'EINTR has ended the server'
 EINTR = re.compile(r'Errno 4\b|Interrupted system call|EINTR')
 
@@ -108,13 +109,13 @@ def measure_with(app, experiment, start, tell):
 
 
 def what_ended_means(experiment, server, verdict):
-    """A server that has ended passes nothing. EINTR is a bug of its own, if nothing else is the reason."""
+    """A server that has ended passes nothing. In eintr(), EINTR or an end without an error is the bug."""
     eintr = shows_eintr(server)
     if experiment.__name__ == 'eintr':
         if eintr and verdict.outcome != BUG:
-            return Verdict(BUG, 'the first SIGCHLD ends the server')
-        is_silent = server.popen.poll() == 0 and not RAISED.search(server.output())
-        if eintr or is_silent and verdict.outcome == BUG:
+            return Verdict(BUG, FIRST)
+        has_returned = server.returncode() == 0 and not RAISED.search(server.output())
+        if eintr or has_returned and verdict.outcome == BUG:
             return verdict
     what = BY_EINTR if eintr else f'the server has ended{server.exit_status()}'
     return Verdict(ENDED, what)
@@ -133,4 +134,4 @@ def shows_eintr(server):
     output = server.output()  # where the handler may have printed into the middle of the error
     raised = [match.start() for match in RAISED.finditer(output) if 'Errno 10]' not in match[0]]
     said = output[raised[-1]:] if raised else '\n'.join(last_lines(output, most=3))
-    return bool(EINTR.search(said)) or server.popen.poll() == errno.EINTR
+    return bool(EINTR.search(said)) or server.returncode() == errno.EINTR

@@ -17,7 +17,7 @@ LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)
     'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
-ON_SOCKETS = {'inet_csk_accept', 'wait_woken'}  # where accept() and recv() wait in the kernel
+ON_SOCKETS = {'inet_csk_accept', 'wait_woken'}  # where accept(), recv() and send() wait in the kernel
 PIDFD_GETFD = 438  # see pidfd_getfd(2)
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
 
@@ -143,27 +143,28 @@ def catches(pid, signum):
 def waits_for_others(pid):
     """Whether the process does nothing until a client acts or a child ends (Linux, else False).
 
-    All its threads wait in accept(), recv() or wait(), and no clock calls them back.
+    All its threads wait in accept(), recv(), send() or wait(), and no clock calls them back.
     """
-    waits = set(waits_in(pid))
+    waits = {read(f'{task}/wchan') for task in tasks(pid)}
     if not waits or not waits <= {*ON_SOCKETS, 'do_wait'}:
         return False
     timed = catches(pid, signal.SIGALRM) is not False or read(f'/proc/{pid}/timers')
     return not timed and not (waits & ON_SOCKETS and may_time_out(pid))
 
 
-def waits_in(pid):
-    """The functions of the kernel in which its threads wait (Linux, else none)."""
-    return [read(f'{task}/wchan') for task in tasks(pid)]
-
-
 def naps(pid):
-    """Whether one of its threads waits in sleep() (Linux, else False)."""
-    return 'hrtimer_nanosleep' in waits_in(pid)
+    """Whether a thread of it waits in sleep(), or in a select() without descriptors (Linux, else False)."""
+    return any(is_nap(read(f'{task}/wchan'), read(f'{task}/syscall')) for task in tasks(pid))
+
+
+def is_nap(function, syscall):
+    """The same for one thread: where it waits in the kernel, and in which call; see proc(5)."""
+    return function == 'hrtimer_nanosleep' or (
+        function.startswith('poll_schedule_timeout') and syscall.split()[1:2] == ['0x0'])
 
 
 def may_time_out(pid):
-    """Whether a socket of the process has a receive timeout, SO_RCVTIMEO, or may have one."""
+    """Whether a socket of the process has a timeout, SO_RCVTIMEO or SO_SNDTIMEO, or may have one."""
     try:
         pidfd = os.pidfd_open(pid)
     except OSError:
@@ -180,7 +181,8 @@ def socket_may_time_out(pidfd, fd):
     if copy < 0:
         return True
     with socket.socket(fileno=copy) as theirs:
-        return any(theirs.getsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, 16))
+        return any(any(theirs.getsockopt(socket.SOL_SOCKET, option, 16))
+                   for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO))
 
 
 def faults_of_the_reaped(pid):

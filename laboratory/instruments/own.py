@@ -65,8 +65,9 @@ def try_out(server):
         try:
             client = connect(server)
         except OSError as error:
+            ended = kernel.eventually(server.is_gone, 1)
             raise ServerFailed(
-                f'ended before its first client came{server.exit_status()}' if server.is_gone() else
+                f'ended before its first client came{server.exit_status()}' if ended else
                 f'refuses a connection to 127.0.0.1, port {server.port}: {error.strerror}',
                 server.output()) from None
         times, closed, answered = [time.monotonic()], True, False
@@ -115,9 +116,9 @@ def files_in(command):
 
 
 def why_untested(failed):
-    """What to tell the reader whose server raised this ServerFailed, and the lines that it printed."""
+    """The lines that tell a reader why the server could not be tested, and what it printed."""
     told = f'Your server could not be tested: it {failed.what}.'
     if IN_USE in str(failed):
         told += (' It is started anew for each question, so listen on the port in PORT. If you cannot, set '
                  'SO_REUSEADDR before bind(), and end whatever else listens on your port.')
-    return (f'{told} It printed:', *failed.printed) if failed.printed else (f'{told} It printed nothing.',)
+    return [f'{told} It printed:', *failed.printed] if failed.printed else [f'{told} It printed nothing.']

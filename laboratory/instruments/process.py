@@ -95,7 +95,7 @@ class ServerProcess:
         self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
-        self.deadline = math.inf
+        self.deadline, self.guarding = math.inf, None
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.seen = None, None, set(), {}
         self.last_exchange = None
@@ -138,7 +138,7 @@ class ServerProcess:
 
     @property
     def forked(self):
-        return dict(self.seen)  # the guard may add to that at any moment
+        return self.seen
 
     def find_listener(self):
         """Set pid and port; the port that PORT names comes first. Return whether there is one."""
@@ -169,11 +169,13 @@ class ServerProcess:
 
     def is_orphan(self, pid):
         """Whether a child that nobody here has started comes from this server, and not from another one."""
-        ours = os.getpgrp()
-        group = kernel.seen(lambda: os.getpgid(pid), ours)
+        group = kernel.seen(lambda: os.getpgid(pid), None)
+        if group in (None, os.getpgrp()):
+            return False
         # a process that is exiting has no environment any more; its children have one
-        folders = {kernel.environ(relative).get('PROBES') for relative in (pid, *kernel.family(pid))} - {None}
-        return group != ours and (self.temporary.name in folders if folders else group == self.popen.pid)
+        folders = (kernel.environ(each).get('PROBES') for each in (pid, *kernel.family(pid)))
+        folder = next(filter(None, folders), None)
+        return folder == self.temporary.name if folder else group == self.popen.pid
 
     def relatives(self):
         """{pid: parent's pid} of everything that it started, zombies too, parents first."""
@@ -206,10 +208,14 @@ class ServerProcess:
         return not any(self.port in kernel.ports(pid) for pid in family
                        if self.forked.get(pid) in family)
 
+    def returncode(self):
+        """That of the command, None where it still runs; waits a moment for a shell around the server."""
+        kernel.eventually(lambda: self.popen.poll() is not None, 1)
+        return self.popen.returncode
+
     def exit_status(self):
         """', with exit status 1' or ', by SIGSEGV'; '' where it is not known."""
-        kernel.eventually(lambda: self.popen.poll() is not None, 1)  # a shell may end a moment later
-        status = self.popen.returncode
+        status = self.returncode()
         if status is None:
             return ''
         if self.bounds and self.written() >= self.bounds.output:
@@ -240,9 +246,9 @@ class ServerProcess:
     def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT, nap=NAP):
         """Wait until condition() is true; return whether it became so.
 
-        Gives up once the server has been at rest for REST seconds (or three times its pace, where it
-        may go on by itself; or `nap` seconds, where a thread is in sleep()), has worked for WORK seconds
-        of CPU (or three times its pace), or after `most` seconds.
+        Gives up after `most` seconds, once the server has used WORK seconds of CPU, or once it has been at
+        rest for REST seconds. Where a thread is in sleep(), the rest must last `nap` seconds. Where it may
+        go on by itself, it must last three times its pace, and so much CPU is allowed.
         A busy machine, on which it wants to run and cannot, makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
@@ -271,7 +277,7 @@ class ServerProcess:
         return condition()
 
     def let_rest(self, most=kernel.LIMIT):
-        """Wait until the server and its descendants have been at rest, or for so many seconds."""
+        """Wait until the server and its descendants are at rest, in sleep() too, or for so many seconds."""
         self.wait_until(lambda: False, most=most, nap=0)
 
     def written(self):
@@ -295,20 +301,20 @@ class ServerProcess:
     def kill(self):
         """SIGKILL to every process group that it has."""
         kernel.seen(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
-        for pid in self.processes():
+        for pid in filter(kernel.alive, self.relatives()):
             kernel.seen(lambda p=pid: os.killpg(os.getpgid(p), signal.SIGKILL), None)
 
     def stop(self):
         """End the server and everything that it started."""
         self.stopped.set()
+        if self.guarding:
+            self.guarding.join()  # else it could kill by a pid that is free again
         self.until_end.close()
         kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
         self.temporary.cleanup()
         if self.bounds:
-            if hasattr(self, 'guarding'):
-                self.guarding.join()  # or it would take the next server's processes for orphans of this one
             kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
         with starting:
             started.discard(self.popen.pid)  # it may be stopped twice

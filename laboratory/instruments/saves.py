@@ -12,8 +12,10 @@ EVERY = 0.1  # seconds between two looks
 
 
 def files_beside(path):
-    """The files in the folder of a file that end like it, as in .py, itself too; no hidden ones."""
-    ending = os.path.splitext(path)[1] or path
+    """The files in the folder of a file with the same ending, such as .py, itself too; none without one."""
+    ending = os.path.splitext(path)[1]
+    if not ending:
+        return []
     try:
         with os.scandir(os.path.dirname(path)) as entries:
             return [entry.path for entry in entries if entry.is_file()
@@ -99,13 +101,14 @@ class Files:
         for path in sorted(self.named):
             if path not in there:
                 return f'{path} is not there.'
-        return next(filter(None, map(syntax_error, filter(self.is_run, there))), '')
+        return next(filter(None, map(syntax_error, filter(self.is_imported, there))), '')
 
-    def is_run(self, path):
-        """Whether it is Python, and is named, or has a name that is in a file that is named."""
+    def is_imported(self, path):
+        """Whether it is Python that is named, or that a named file imports."""
         name, ending = os.path.splitext(os.path.basename(path))
+        imports = re.compile(rf'^\s*(?:from|import)\b.*\b{re.escape(name)}\b', re.MULTILINE)
         return ending == '.py' and (path in self.named or any(
-            re.search(rf'\b{re.escape(name)}\b', text_of(named)) for named in self.named))
+            imports.search(text_of(named)) for named in self.named))
 
 
 def syntax_error(path):
@@ -120,5 +123,5 @@ def syntax_error(path):
     except OSError as error:  # it has just gone
         return f'{path}: {error.strerror}'
     except (ValueError, MemoryError, RecursionError) as error:  # a null character, or too many brackets
-        return f'{path}: {error or "too deep for Python"}'
+        return f'{path}: {str(error) or "too deep for Python"}'
     return ''

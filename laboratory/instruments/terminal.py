@@ -18,7 +18,8 @@ from laboratory.instruments.process import ServerFailed, printable
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
-ESCAPES = re.compile(r'\x1b(\[[\d;]*.|O?.?)')  # what an arrow or a function key sends
+ESCAPES = re.compile(r'\x1b(\[\[?[0-?]*.|O?.?)')  # what an arrow or a function key sends
+NOBODY_READS = errno.EPIPE, errno.EIO  # a closed pipe or terminal
 ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last when the terminal is closed
 
 
@@ -37,12 +38,17 @@ def run(main):
         print(f'The server {failed}', file=sys.stderr)
         status = 2
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):  # nobody reads on: a closed pipe or terminal
+        if error.errno not in NOBODY_READS:
             raise
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     finally:
         for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
             kernel.send(pid, signal.SIGKILL)
+    try:
+        sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in NOBODY_READS:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
     for signum in ENDINGS:  # Python takes its own handlers away some time before it ends
         signal.signal(signum, signal.SIG_IGN)
     sys.exit(status)
@@ -82,6 +88,7 @@ class Keys:
         return self
 
     def __exit__(self, *exc_info):
+        signal.signal(signal.SIGCONT, signal.SIG_DFL)
         self.give_back()
 
     def go_on(self, signum, frame):
@@ -93,7 +100,8 @@ class Keys:
     def take(self):
         self.is_ours = True
         if self.before:
-            tty.setcbreak(sys.stdin)
+            with suppress(termios.error):  # the terminal is gone, or the shell has it
+                tty.setcbreak(sys.stdin)
 
     def give_back(self):
         self.is_ours = False
@@ -112,12 +120,12 @@ class Keys:
             self.take()
 
     def pressed(self, seconds):
-        """The next key within that time, '' for none; 'q' once the terminal is gone."""
+        """The next key within that time, '' for none or for several; 'q' once the terminal is gone."""
         typed = self.typed(seconds)
         return typed[0] if len(set(typed)) == 1 else ''  # several at once are pasted
 
     def typed(self, seconds=0):
-        """All keys that have been pressed, or are within that time, without arrows and function keys."""
+        """The keys pressed by now, else the first within that time; without arrows and function keys."""
         if not self.before:
             time.sleep(seconds)
             return ''

@@ -17,8 +17,8 @@ CALLS = (  # those with a ? are not on every machine
     'read readv recvfrom recvmsg write writev sendto sendmsg sendfile '
     '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigreturn').split()
 STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
-BEGINNING = re.compile(r'(\w*)\(?(-?\w*)')
-CALL = re.compile(r'(\w+)\((?P<first>-?\w*)(?P<rest>.*)\) += (?P<result>\S+)(?P<error>.*)', re.DOTALL)
+BEGINNING = re.compile(r'(\w*)\(?(-?\w*)')  # the name, and the first argument
+CALL = re.compile(r'\w+\(-?\w*(?P<rest>.*)\) += (?P<result>\S+)(?P<error>.*)', re.DOTALL)
 RIGHTS = re.compile(r'SCM_RIGHTS, cmsg_data=\[([\d, ]+)\]')
 FORKS = 'fork', 'vfork', 'clone', 'clone3'
 RECEIVE = 'read', 'readv', 'recvfrom', 'recvmsg'
@@ -47,13 +47,13 @@ def one_request(server, data=REQUEST):
     server.let_rest()
 
 
-def traced(command, env, act, pep475='off'):
+def traced(command, env, act, pep475):
     """The Timeline of a server while act(server) runs; pep475 is 'off' for the accept() of Python 2."""
     with tempfile.NamedTemporaryFile('r', errors='replace') as log:
         with ServerProcess([*STRACE, '-o', log.name, *command], env=env) as server:
-            is_retried = pep475 == 'on' and kernel.is_python3(server.pid)
+            retries = pep475 == 'on' and kernel.is_python3(server.pid)
             act(server)
-            return Timeline(log, server.port, *['Python retries, PEP 475'] * is_retried)
+            return Timeline(log, server.port, 'Python retries, PEP 475' if retries else 'the program retries')
 
 
 class Call:
@@ -232,7 +232,8 @@ class Timeline:
         if call.name.startswith('accept') and not polled and 'AF_UNIX' not in call.rest:
             _, again = self.interrupted.pop(pid, ('', ''))
             self.say(pid, f'{call.name} again ({again})' if again else f'{call.name} … waiting')
-        elif call.result is None and (call.name in ('wait4', *WAIT) or self.table(pid).get(call.first)):
+        elif call.result is None and (call.name in ('wait4', *WAIT)
+                                      or call.name in TOLD and self.table(pid).get(call.first)):
             self.say(pid, f'{TOLD.get(call.name, call.name)} … waiting')
 
     def on_end(self, pid, call):

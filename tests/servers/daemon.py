@@ -1,4 +1,4 @@
-"""Part 3 v1.1 in the background, in a session of its own: it starts once it has no parent any more."""
+"""Part 3 v1.1 in the background, in a session of its own: it begins once its parent has ended."""
 import os
 import runpy
 import time
@@ -8,7 +8,7 @@ if os.fork():
 os.setsid()
 leader = os.getpid()
 if os.fork():
-    memory = b'.' * 300_000_000  # the kernel frees it first: for a while, the process is there without any
+    memory = b'.' * 300_000_000  # long to free: meanwhile it has no environment, but still a child
     os._exit(0)
 while os.getppid() == leader:
     time.sleep(0.01)
