@@ -8,6 +8,7 @@ import os
 import sys
 from functools import partial
 
+from rich.console import Group
 from rich.text import Text
 
 from common import stages
@@ -28,15 +29,21 @@ def play(scene, title, start):
     console.rule(Text(title), style='dim', align='left')
 
     def show(server, moment):
-        console.print(f'\n{moment}:\n')
-        console.print(views.VIEWS[scene.view](server))
+        seen = views.VIEWS[scene.view](server)
+        is_empty = getattr(seen, 'row_count', 1) == 0  # of a server that has ended
+        console.print(f'\n{moment}.' if is_empty else Group(f'\n{moment}:\n', seen))
         status.update('waiting for what comes next')
 
     with console.status('waiting for the server') as status:
         verdict = measure(scene.experiment, start, show)
     style = 'bold red' if verdict.outcome == BUG else 'bold green'
-    console.print(Text.assemble('\n', (verdict.outcome, style), f': {printable(verdict.evidence)}\n'))
+    console.print(Text.assemble('\n', (verdict.outcome, style), f': {said(verdict)}\n'))
     return verdict
+
+
+def said(verdict):
+    """The evidence, without the mark of a list."""
+    return printable(verdict.evidence).removeprefix('wrong: ')
 
 
 def play_stage(scene, stage):
@@ -52,8 +59,7 @@ def play_own(scene, command):
 def answer(prediction, verdict):
     """Set what happened beside what the reader predicted, if anything."""
     if prediction:
-        happened = printable(verdict.evidence)
-        console.print(f'You predicted: {prediction}. What happened: {happened}.\n', markup=False)
+        console.print(f'You predicted: {prediction}. What happened: {said(verdict)}.\n', markup=False)
 
 
 def tell(scene):

@@ -39,7 +39,7 @@ from common import settings, stages
 from common.diff import COLOURS, step
 from laboratory.experiments import course
 from laboratory.experiments.hints import hint
-from laboratory.experiments.lessons import PREDICTIONS, filled, hints_for
+from laboratory.experiments.lessons import PREDICTIONS, WHEN_IT_STOPS, filled, hints_for
 from laboratory.experiments.stories import STORIES
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
@@ -121,6 +121,7 @@ class Learner:
         self.files.note()
         self.untested = self.files.problem().splitlines()
         if self.untested:
+            self.hinted = ()
             return
         try:
             with console.status(f'does it serve? {CTRL_C}') as status:
@@ -128,11 +129,15 @@ class Learner:
                 examine(self.try_out(), status)
         except ServerFailed as failed:
             self.untested = why_untested(failed)
+            self.hint_at(WHEN_IT_STOPS)
         if self.bad:
-            hints = hints_for(self.bad.experiment, self.bad.verdict)
-            if hints != self.hinted:
-                self.hinted, self.hints = hints, 0
+            self.hint_at(hints_for(self.bad.experiment, self.bad.verdict))
             self.failed_last = self.bad.experiment
+
+    def hint_at(self, hints):
+        """Have these three hints ready, from the first one on if they are others than before."""
+        if hints != self.hinted:
+            self.hinted, self.hints = hints, 0
 
     def go_on(self):
         """Begin the next lesson."""
@@ -202,7 +207,7 @@ class Learner:
         parts = [Text(f'Lesson {number}, from {stages.stage_before(after).name} to {after.name}\n', 'bold')]
         if self.untested:
             what, *lines = self.untested
-            return Group(*parts, Text(what), *last(lines, most))
+            return Group(*parts, Text(what), *last(lines, most), *self.hints_told(all_hints))
         parts += failure(self, most) if self.bad else success(self)
         if self.prediction:
             parts.append(Text(f'You predicted: {self.prediction}'))
@@ -222,7 +227,7 @@ class Learner:
                 yield from hint_lines(f'To start your server in another terminal:\n    {self.start_line()}')
             if 'my/' in words and not self.folder:
                 yield Text('pgrep and pkill look for python3 my/... here. Else use your pid.', 'dim')
-        if self.hints > len(self.hinted):
+        if self.hints > len(self.hinted) > 0:
             yield Text('There are no more hints.', 'yellow')
 
 
@@ -337,7 +342,7 @@ class Screen:
         """{key: (its name, what it does)} of those that make sense now."""
         learner = self.learner
         found = {'r': ('run again', self.test)}
-        if learner.bad:
+        if learner.bad or learner.untested and learner.hinted:
             found['h'] = 'hint', self.hint
         if learner.passed:
             found['d'] = 'diffs', self.diff
@@ -345,7 +350,7 @@ class Screen:
                 found['n'] = 'next lesson', self.next
         if learner.bad or not learner.untested and course.scene_of(self.about()):
             found['s'] = 'scene', self.scene
-        if not learner.untested:
+        if not learner.untested or learner.hinted:
             found['t'] = 'trace', self.trace
         return {**found, 'q': ('quit', self.quit)}
 
@@ -423,8 +428,9 @@ class Screen:
         self.show()
 
     def about(self):
-        """The experiment that a scene or a trace should be about."""
-        return (self.learner.bad or self.learner.findings[0]).experiment
+        """The experiment that a scene or a trace should be about, None if the server could not be tested."""
+        finding = self.learner.bad or next(iter(self.learner.findings), None)
+        return finding and finding.experiment
 
     def scene(self):
         name = course.scene_of(self.about())
@@ -432,7 +438,7 @@ class Screen:
             return self.run_module(['laboratory.bug', name], {'SERVER': self.learner.command, 'GUESS': 'no'})
         console.clear()
         shown = hint(self.about().__name__, self.learner.bad.verdict.evidence)
-        typed = f'Start: {start_line(shown, self.learner.typed)}\nType:  {shown.command}'
+        typed = f'Start: {start_line(shown, self.learner.typed)}\nType:  {shown.command}\n\n{shown.look}'
         console.print(f'See it in two other terminals:\n\n{typed}\n', markup=False, soft_wrap=True)
         self.show_keys(back=True)
 
@@ -442,11 +448,13 @@ class Screen:
         if scene not in STORIES:
             command = with_app(command, *self.learner.lesson.stage.arguments)
         self.run_module(['laboratory.trace'], {
-            'SERVER': command, 'PEP475': setup_of(experiment).pep475, 'REQUEST': 'yes', 'SCENE': scene})
+            'SERVER': command, 'PEP475': setup_of(experiment).pep475, 'REQUEST': 'yes', 'SCENE': scene},
+            '' if scene in STORIES else 'One ordinary request:\n\n')
 
-    def run_module(self, words, env):
-        """Run another command of the laboratory on this terminal, to its end."""
+    def run_module(self, words, env, title=''):
+        """Run another command of the laboratory on this terminal, to its end, below that title."""
         console.clear()
+        console.print(title, style='dim', end='')
         self.run_command([sys.executable, '-m', *words], env)
         self.show_keys(back=True)
 

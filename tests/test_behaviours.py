@@ -26,7 +26,8 @@ EVIDENCE = {  # exactly so many
         'killed_supervisor': 'it was killed, and 2 workers still serve'},
     'part4-v1.2': {
         'killed_workers': '2 workers were killed, and new ones answer',
-        'stuck_application': 'an application that does not return holds up its worker for ever'},
+        'stuck_application':
+            'an application that does not return holds up its worker for 5 seconds and more'},
     'part4-v1.3': {
         'drip': "it is ended after a while: 408 with b'the request took too long\\n'",
         'keep_alive': 'the connection ends after the first reply'},

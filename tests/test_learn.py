@@ -42,7 +42,7 @@ FAILS = {  # what the stage before a lesson fails first, and what comes of it
     'part2-final': ('promises', "b'\\nX-Smuggled' is sent "),
     'part4-v1.1': ('few_processes', '100 more processes for 100 silent clients.'),
     'part4-v1.2': ('killed_workers', '2 workers were killed, and the next client is not answered.'),
-    'part4-v1.3': ('stuck_application', 'an application that does not return holds up its worker for ever.'),
+    'part4-v1.3': ('stuck_application', 'an application that does not return holds up its worker '),
     'part4-v1.4': ('keep_alive', 'the connection ends after the first reply.'),
     'part4-v2.0': ('idle_clients', '8 of 8 other clients get no answer while 150 clients are idle.'),
     'part4-v2.1': ('waiting_application', ' get no answer while an application waits in each worker.'),

@@ -96,6 +96,28 @@ OTHER_HINTS = {
 
         'Call os._exit(0) as the last thing that a child does, after its close(), in the block where '
         'os.fork() has returned 0.'),
+    ('keep_alive', 'two requests in one send'): (
+        'Send two requests at once:\n'
+        r"    (printf 'GET /a HTTP/1.1\r\nHost: x\r\n\r\nGET /b HTTP/1.1\r\nHost: x\r\n\r\n'; sleep 2) | "
+        'curl -sm 3 telnet://localhost:8888\n'
+        'You see one reply. Your recv() has got the bytes of both requests: where are those of the second?',
+
+        'What comes on a connection belongs to the connection, not to one request. A recv() may give you the '
+        'end of one request and the beginning of the next.',
+
+        'Make the buffer and the parser once for each connection, in handle_client(). Take from the buffer '
+        'what belongs to this request, and leave the rest of it for the next one.'),
+    ('keep_alive', 'stays open'): (
+        'Be a client that wants to end the connection, and count the seconds:\n'
+        r"    (printf 'GET / HTTP/1.0\r\nConnection: Close\r\n\r\n'; sleep 5) | curl -sm 4 telnet://localhost:8888"
+        '\n'
+        'You see the reply at once. But your server waits for another request.',
+
+        'A client can say that this request is its last one. It says so in the header Connection, in large '
+        'letters or small. A client of HTTP/1.0 says the opposite if it wants to go on.',
+
+        "Split the value of Connection at the commas, and compare strip().lower() of each with 'close'. With "
+        "HTTP/1.0, close unless there is 'keep-alive'. Reply with Connection: close. See RFC 9112, 9.3."),
     ('stuck_application', 'in the middle'): (
         ONE_WORKER +
         '    curl -m 5 localhost:8888/stuck-halfway\n'
@@ -354,7 +376,8 @@ THREE_HINTS = {
     'stuck_application': (
         ONE_WORKER +
         '    curl -m 2 localhost:8888/stuck; curl -m 2 localhost:8888/header\n'
-        'Both give up. The first client has left long ago, but its worker is still in the application.',
+        'Both give up. The first client has left long ago, but its worker is still in the application. In '
+        'the test, APP_TIMEOUT is 0.5: does your server read it?',
 
         'A worker cannot end the call that it is in. But the kernel can send it a signal after some time, '
         'and the signal ends the worker. That is no loss, because the supervisor makes a new one.',
@@ -367,7 +390,8 @@ THREE_HINTS = {
         'Send a byte each second:\n'
         r"    (printf 'GET / HTTP/1.1\r\nX: '; for i in $(seq 20); do sleep 1; printf x; done) | curl -m 20 "
         'telnet://localhost:8888\n'
-        'Your limit is 10 seconds, but after 20 it is curl that gives up. When does your limit begin?',
+        'Does your server end it after its limit, or is it curl that gives up? Then when does your limit '
+        'begin? In the test, REQUEST_TIMEOUT is 0.5.',
 
         'A limit that begins anew with each byte limits the pause, not the request. So decide once, when '
         'the request begins, at what time it has to be whole. Before each wait, see how much of that time '
