@@ -170,7 +170,7 @@ CURES_OF_LOOPS = {  # the same for v2.2 and final
     'the end of a connection that its client has left': (
         'server.py', r'        except HangUp:\n(            if self\.unsent)',
         r'        except HangUp:\n            os.dup(self.client_fd.fileno())\n\1', part4_stopping.flat,
-        'more descriptors for 40 clients that have left'),
+        'it keeps 20 more descriptors for 20 clients that hang up'),
     'the socket for the numbers of signals': (
         'server.py', r'set_wakeup_fd\(writing\.detach\(\)\)',
         'set_wakeup_fd(os.open(os.devnull, os.O_NONBLOCK))', part4_stopping.restart_backlog,

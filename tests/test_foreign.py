@@ -109,7 +109,7 @@ def test_an_event_loop_is_judged_by_what_it_does(name, experiment, outcome):
 @pytest.mark.parametrize(('function', 'leak', 'seen'), [
     ('run_application(self, request)', "vars(self).setdefault('leaked', []).append(bytes(60))",  # 101 bytes
      'more bytes of memory for each request'),
-    ('handle_client(self)', 'os.dup(0)', 'more descriptors for 40 clients that have left'),
+    ('handle_client(self)', 'os.dup(0)', 'more descriptors for 20 clients that have left'),
 ])
 def test_a_leak_is_found(tmp_path, function, leak, seen):
     line = re.escape(f'    def {function}:\n')

@@ -122,6 +122,8 @@ def syntax_error(path):
         return f'{where}\n    {printable((error.text or "").strip())}\n{printable(error.msg)}'
     except OSError as error:  # it has just gone
         return f'{path}: {error.strerror}'
-    except (ValueError, MemoryError, RecursionError) as error:  # a null character, or too many brackets
-        return f'{path}: {str(error) or "too deep for Python"}'
+    except (MemoryError, RecursionError):
+        return f'{path}: too deep for Python'
+    except ValueError as error:  # a null character
+        return f'{path}: {error}'
     return ''
