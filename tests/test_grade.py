@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 from contextlib import ExitStack, suppress
 from pathlib import Path
 
@@ -246,6 +247,15 @@ def test_a_server_that_is_hard_to_end_is_graded_and_ended(tmp_path, server, stat
     if server == 'daemon.py' and sys.platform != 'linux':
         pytest.skip('only on Linux can we become the parent of a daemon')
     assert run_grade(copied(server, tmp_path), STAGE='part3-v1.0')[0] == status
+    assert left_over(tmp_path) == []
+
+
+def test_a_signal_that_comes_while_the_guard_is_started_ends_the_server(tmp_path, monkeypatch):
+    def start(thread):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(threading.Thread, 'start', start)
+        own_server(copied('never_listens.py', tmp_path)).__enter__()
     assert left_over(tmp_path) == []
 
 

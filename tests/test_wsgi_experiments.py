@@ -230,6 +230,15 @@ def test_importing_the_probes_changes_nothing_in_the_process():
     assert wsgi_probes.FOLDER is None
 
 
+@pytest.mark.parametrize('is_there', [True, False])
+def test_an_application_goes_on_if_the_experiment_has_just_let_go(is_there, tmp_path, monkeypatch):
+    monkeypatch.setattr(wsgi_probes, 'FOLDER', str(tmp_path))
+    monkeypatch.setattr(os.path, 'exists', lambda path: True)
+    if is_there:
+        os.mkfifo(tmp_path / 'fifo')  # without a writer: an ordinary open() would wait for one
+    wsgi_probes.wait_for_the_experiment()
+
+
 # stages that have the bug, what is replaced in them, and what is seen when the hint is typed
 TYPED = {
     'hello': ('part2-v1.2', ("            'wsgi.url_scheme': 'http',\n", ''),

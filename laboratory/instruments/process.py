@@ -307,7 +307,7 @@ class ServerProcess:
     def stop(self):
         """End the server and everything that it started."""
         self.stopped.set()
-        if self.guarding:
+        if self.guarding and self.guarding.is_alive():  # a signal may have come while it was started
             self.guarding.join()  # else it could kill by a pid that is free again
         self.until_end.close()
         kernel.eventually(lambda: self.kill() or not self.processes())

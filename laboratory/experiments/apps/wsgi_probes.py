@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from contextlib import suppress
 from wsgiref.validate import validator
 
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
@@ -32,8 +33,11 @@ def wait_for_the_experiment():
     """Wait until the experiment lets go of its FIFO; without one, two seconds."""
     if not FOLDER:
         time.sleep(2)
-    elif os.path.exists(f'{FOLDER}/fifo'):
-        with open(f'{FOLDER}/fifo') as fifo:
+        return
+    with suppress(FileNotFoundError):  # it lets go at any moment: then there is no FIFO, or no writer
+        fd = os.open(f'{FOLDER}/fifo', os.O_RDONLY | os.O_NONBLOCK)
+        os.set_blocking(fd, True)
+        with open(fd) as fifo:
             fifo.read()
 
 
