@@ -30,8 +30,7 @@ def play(scene, title, start):
 
     def show(server, moment):
         seen = views.VIEWS[scene.view](server)
-        is_empty = getattr(seen, 'row_count', 1) == 0  # of a server that has ended
-        console.print(f'\n{moment}.' if is_empty else Group(f'\n{moment}:\n', seen))
+        console.print(f'\n{moment}.' if views.is_empty(seen) else Group(f'\n{moment}:\n', seen))
         status.update('waiting for what comes next')
 
     with console.status('waiting for the server') as status:

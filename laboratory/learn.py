@@ -43,6 +43,7 @@ from laboratory.experiments.lessons import PREDICTIONS, WHEN_IT_STOPS, filled, h
 from laboratory.experiments.stories import STORIES
 from laboratory.experiments.tables import AT_ONCE, EXPERIMENTS
 from laboratory.experiments.verdicts import NO_VERDICT, RAISED, setup_of
+from laboratory.instruments import views
 from laboratory.instruments.own import (
     as_one_command,
     as_run,
@@ -268,7 +269,7 @@ def failure(learner, most):
     yield from map(Text, conditions(finding.experiment))
     if finding.moments:
         *before, (moment, seen) = finding.moments
-        is_empty = getattr(seen, 'row_count', 1) == 0  # of a server that has ended
+        is_empty = views.is_empty(seen)
         words = [f'{earlier}.' for earlier, _ in before] + [moment + ('.' if is_empty else ':\n')]
         yield Text('\n'.join(['', *(line[0].upper() + line[1:] for line in words)]))
         if not is_empty:

@@ -28,23 +28,20 @@ CURES = {
 }
 
 
+TIME_LIMIT = """
+        client_fd.settimeout({})
+        try:
+            handle_request(client_fd)
+        except TimeoutError:
+            pass
+"""
 HALF_CURES = {  # the stage that is changed, what is replaced there, and what an experiment says of it
     'a time limit instead of a process': (
-        'part3-v1.0', r'        handle_request\(client_fd\)\n', """
-        client_fd.settimeout(0.1)
-        try:
-            handle_request(client_fd)
-        except TimeoutError:
-            pass
-""", part3.silent_client, 'the silent client is cut off before it speaks'),
+        'part3-v1.0', r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(0.1),
+        part3.silent_client, 'the silent client is cut off before it speaks'),
     'a longer time limit': (
-        'part3-v1.0', r'        handle_request\(client_fd\)\n', """
-        client_fd.settimeout(1)
-        try:
-            handle_request(client_fd)
-        except TimeoutError:
-            pass
-""", part3.silent_client, 'the silent client is cut off before it speaks'),
+        'part3-v1.0', r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(1),
+        part3.silent_client, 'the silent client is cut off before it speaks'),
     'an end of each client while a child is left': (
         'part3-final', r'        pid = os.fork\(\)\n', """
         if __import__('psutil').Process().children():

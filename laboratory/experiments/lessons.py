@@ -109,8 +109,8 @@ OTHER_HINTS = {
         'what belongs to this request, and leave the rest of it for the next one.'),
     ('keep_alive', 'stays open'): (
         'Be a client that wants to end the connection, and count the seconds:\n'
-        r"    (printf 'GET / HTTP/1.0\r\nConnection: Close\r\n\r\n'; sleep 5) | curl -sm 4 telnet://localhost:8888"
-        '\n'
+        r"    (printf 'GET / HTTP/1.0\r\nConnection: Close\r\n\r\n'; sleep 5) | "
+        'curl -sm 4 telnet://localhost:8888\n'
         'You see the reply at once. But your server waits for another request.',
 
         'A client can say that this request is its last one. It says so in the header Connection, in large '

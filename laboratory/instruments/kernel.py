@@ -31,7 +31,7 @@ def seen(look, otherwise):
 
 
 def read(path):
-    """The text of a file in /proc, '' where the process has ended."""
+    """The text of a file, '' where it cannot be read: one in /proc, when its process has ended."""
     try:
         with open(path, errors='replace') as file:
             return file.read()

@@ -5,6 +5,7 @@ import time
 import warnings
 from contextlib import suppress
 
+from laboratory.instruments import kernel
 from laboratory.instruments.own import files_in
 from laboratory.instruments.process import printable
 
@@ -33,15 +34,6 @@ def is_built(path):
             return b'\0' in file.read(1024)
     except OSError:
         return False
-
-
-def text_of(path):
-    """What is in a file, '' where it cannot be read."""
-    try:
-        with open(path, errors='replace') as file:
-            return file.read()
-    except OSError:
-        return ''
 
 
 def stamps(paths):
@@ -108,7 +100,7 @@ class Files:
         name, ending = os.path.splitext(os.path.basename(path))
         imports = re.compile(rf'^\s*(?:from|import)\b.*\b{re.escape(name)}\b', re.MULTILINE)
         return ending == '.py' and (path in self.named or any(
-            imports.search(text_of(named)) for named in self.named))
+            imports.search(kernel.read(named)) for named in self.named))
 
 
 def syntax_error(path):

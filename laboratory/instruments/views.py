@@ -95,6 +95,11 @@ def exchange(sent, reply):
     return text
 
 
+def is_empty(seen):
+    """Whether a view is a table without rows, as of a server that has ended."""
+    return getattr(seen, 'row_count', 1) == 0
+
+
 VIEWS = {  # by name, of a running server
     'processes': lambda server: processes(server.pid),
     'connections': lambda server: connections(server.port),
