@@ -90,7 +90,7 @@ def test_an_application_that_lets_no_thread_run_is_ended(serve, stage, tmp_path)
     assert re.search(r'own.py", line 3 in app', server.output())
 
 
-@pytest.mark.parametrize('stage', STAGES[2:])
+@pytest.mark.parametrize('stage', STAGES)
 def test_multithread_says_whether_an_application_shares_its_process(serve, stage):
     shown = get(serve(stage, 'wsgi_probes:app'), '/').body.decode()
     assert f'"wsgi.multithread": {"true" if stage in THREADED else "false"}' in shown

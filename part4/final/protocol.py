@@ -244,13 +244,13 @@ def take_trailers(buffer):
         parse_fields([line])
 
 
-def base_environ(server_addr):
+def base_environ(server_addr, multithread):
     """Return what the environ of every request has in common."""
     return {
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': 'http',
         'wsgi.errors': sys.stderr,
-        'wsgi.multithread': True,
+        'wsgi.multithread': multithread,
         'wsgi.multiprocess': True,
         'wsgi.run_once': False,
         'SCRIPT_NAME': '',

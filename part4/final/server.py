@@ -53,7 +53,7 @@ class WSGIServer:
         self.listen_socket.listen(self.request_queue_size)
         self.listen_socket.setblocking(False)
         self.server_addr = self.listen_socket.getsockname()
-        self.environ = base_environ(self.server_addr)
+        self.environ = base_environ(self.server_addr, multithread=True)
 
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""

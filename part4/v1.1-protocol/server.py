@@ -105,7 +105,7 @@ class WSGIServer:
             received += data
 
     def run_application(self, request):
-        env = get_environ(request, self.server_addr, self.client_addr)
+        env = get_environ(request, self.server_addr, self.client_addr, multithread=False)
         result = self.application(env, self.response.start_response)
         with contextlib.closing(self.response.finish_response(result)) as blocks:
             for data in blocks:

@@ -147,7 +147,7 @@ class WSGIServer:
     def run_application(self, request):
         signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT)  # SIGALRM ends this worker
         try:
-            env = get_environ(request, self.server_addr, self.client_addr)
+            env = get_environ(request, self.server_addr, self.client_addr, multithread=False)
             result = self.application(env, self.response.start_response)
             with contextlib.closing(self.response.finish_response(result)) as blocks:
                 for data in blocks:

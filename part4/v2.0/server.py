@@ -198,7 +198,7 @@ class Connection:
             self.received += data
 
     def run_application(self, request):
-        env = get_environ(request, self.server.server_addr, self.client_addr)
+        env = get_environ(request, self.server.server_addr, self.client_addr, multithread=False)
         result = self.server.application(env, self.response.start_response)
         with contextlib.closing(self.response.finish_response(result)) as blocks:
             for data in blocks:

@@ -191,7 +191,7 @@ def take_chunks(buffer):
         body += chunk[:-2]
 
 
-def get_environ(request, server_addr, client_addr):
+def get_environ(request, server_addr, client_addr, multithread):
     """Return what PEP 3333 calls the environ."""
     path, _, query = request.path.partition('?')
     env = {
@@ -199,7 +199,7 @@ def get_environ(request, server_addr, client_addr):
         'wsgi.url_scheme': 'http',
         'wsgi.input': io.BytesIO(request.body),
         'wsgi.errors': sys.stderr,
-        'wsgi.multithread': True,
+        'wsgi.multithread': multithread,
         'wsgi.multiprocess': True,
         'wsgi.run_once': False,
         'REQUEST_METHOD': request.method,

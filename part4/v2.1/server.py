@@ -269,7 +269,7 @@ class Connection:
         self.has_waited = False
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
         try:
-            env = get_environ(request, self.server.server_addr, self.client_addr)
+            env = get_environ(request, self.server.server_addr, self.client_addr, multithread=True)
             result = self.server.application(env, self.response.start_response)
             with contextlib.closing(self.response.finish_response(result)) as blocks:
                 for data in blocks:

@@ -348,7 +348,7 @@ class Connection:
         self.has_waited = False
         self.server.running[self] = time.monotonic() + APP_TIMEOUT
         try:
-            env = get_environ(request, self.server.server_addr, self.client_addr)
+            env = get_environ(request, self.server.server_addr, self.client_addr, multithread=True)
             result = self.server.application(env, self.response.start_response)
             if self.server.is_stopping:
                 self.response.keep_alive = False

@@ -413,7 +413,7 @@ class Connection:
 
     def call_application(self, request):
         self.has_waited = self.hung_up = False
-        env = get_environ(request, self.server.server_addr, self.client_addr)
+        env = get_environ(request, self.server.server_addr, self.client_addr, multithread=True)
         result = self.server.application(env, self.response.start_response)
         if self.server.is_stopping:
             self.response.keep_alive = False
