@@ -4,11 +4,10 @@ PYTHON ?= python3
 STAGES := $(subst /,-,$(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py)))
 DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
-BUGS := $(addprefix bug-,silent-client fd-leak zombie eintr lost-signal stopped-child \
-	many-processes dead-worker stuck-worker drip one-request \
-	idle-clients waiting-application lost-reply lost-restart)
+BUGS := $(subst _,-,$(patsubst laboratory/bugs/%.py,bug-%,\
+	$(filter-out %/__init__.py,$(wildcard laboratory/bugs/*.py))))
 HELPS := $(addprefix help-,learn bug watch trace grade matrix bench client diff readmes pictures)
-COMMANDS := help learn diff watch trace grade matrix bench client test corpus lint readmes pictures clean
+COMMANDS := help help-stages learn diff watch trace grade matrix bench client test corpus lint readmes pictures clean
 ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
@@ -24,54 +23,48 @@ VENV = $(COMMON)environment -m
 .PHONY: $(ALL) $(FOLDERS)
 
 help:
-	@echo 'Stages, on PORT=8888; Ctrl-C ends them:'
+	$(COMMON)help
+
+## make part3-v1.2: a stage, on port 8888; Ctrl-C ends it
+$(STAGES):
+	$(COMMON)run $@
+
+## make help-stages: the list of stages, and how to run them
+help-stages:
 	$(COMMON)stages
-	@echo
-	@echo '  make part2-final APP=flaskapp:app               ... with another application of part2/apps'
-	@echo '  make part3-v1.2 PORT=9000                       ... on another port'
-	@echo '  make part3-v1.2 PEP475=off                      ... with the accept() of Python 2'
-	@echo '  make part3-v1.2 PYTHON=python3.13               ... with another Python'
-	@echo
-	@echo 'Other commands:'
-	@sed -n 's/^## \(make [^:]*\): *\(.*\)/  \1|\2/p' Makefile | awk -F'|' '{printf "%-49s %s\n", $$1, $$2}'
 
 ## make help-grade: what a command does, and its variables
 $(HELPS): help-%:
-	@$(PYTHON) -c 'import ast, sys; print(ast.get_docstring(ast.parse(open(sys.argv[1]).read()), False).strip())' \
-		$(wildcard common/$*.py laboratory/$*.py)
-
-$(STAGES):
-	$(COMMON)run $@
+	$(COMMON)help $*
 
 ## make diff-part3-v1.2: the diff from the stage before
 $(DIFFS): diff-%:
 	$(COMMON)diff $*
 
-## make diff FROM=part3-v1.1 TO=part3-final: the diff between any two stages
+## make diff FROM=part1 TO=part3-v1.0: the diff between any two stages
 diff:
 	$(COMMON)diff
 
-## make learn: you write the server, and each save is tested
+## make learn: you write the server; each save is tested
 learn:
 	$(VENV) laboratory.learn
 
-## make bug-zombie: the bug, its cure and the diff, as a short scene
+## make bug-zombie: a bug, its cure and the diff
 $(BUGS): bug-%:
 	$(VENV) laboratory.bug $*
 
-## make watch: what the kernel knows about the server on PORT, live
+## make watch: what the kernel knows about a server, live
 watch:
 	$(VENV) laboratory.watch
 
-## make trace-part3-v1.2: the system calls of a stage, as a timeline (Linux)
+## make trace-part3-v1.2: the system calls of a stage (Linux)
 $(TRACES): trace-%:
 	$(VENV) laboratory.trace $*
 
-## make trace SERVER='python3 my_server.py': the system calls of your own server
 trace:
 	$(VENV) laboratory.trace
 
-## make grade SERVER='python3 my_server.py': which stage does yours behave like?
+## make grade SERVER='python3 my.py': which stage does yours behave like?
 grade:
 	$(VENV) laboratory.grade
 
@@ -79,20 +72,11 @@ grade:
 matrix:
 	$(VENV) laboratory.matrix
 
-## make bench QUICK=1: how fast are the stages, and the servers that people use?
-bench: .venv-bench/made
+## make bench QUICK=1: how fast are stages and known servers?
+bench:
 	$(VENV) laboratory.bench
 
-# the versions are those that are graded; a server that cannot be installed here is left out
-.venv-bench/made: tests/corpus/requirements.txt
-	@echo 'Setting up .venv-bench, which takes a minute ...' >&2
-	@$(PYTHON) -m venv --clear .venv-bench
-	@for server in gunicorn waitress cheroot granian uwsgi; do \
-		.venv-bench/bin/pip install --quiet --disable-pip-version-check --constraint $< $$server || \
-		echo "$$server is left out, since it cannot be installed here" >&2; done
-	@touch $@
-
-## make client MAX_CLIENTS=128 MAX_CONNS=8 HOLD=5: the load client
+## make client MAX_CLIENTS=128 HOLD=5: the load client
 client:
 	$(COMMON)client $(if $(MAX_CLIENTS),--max-clients $(MAX_CLIENTS)) \
 		$(if $(MAX_CONNS),--max-conns $(MAX_CONNS)) $(if $(HOLD),--hold $(HOLD))
@@ -102,19 +86,14 @@ test:
 	$(VENV) pytest $(ARGS)
 
 ## make corpus: grades well-known servers, in .venv-corpus
-corpus: .venv-corpus/made
-	$(VENV) pytest -n 4 tests/corpus $(ARGS)
-
-.venv-corpus/made: tests/corpus/requirements.txt
-	$(PYTHON) -m venv --clear .venv-corpus
-	.venv-corpus/bin/pip install --quiet --disable-pip-version-check -r $<
-	@touch $@
+corpus:
+	$(VENV) tests.corpus $(ARGS)
 
 ## make lint: checks the code with ruff
 lint:
 	$(VENV) ruff check
 
-## make readmes: updates the diffs and tables in the READMEs
+## make readmes: updates diffs and tables in the pages
 readmes:
 	$(VENV) laboratory.readmes
 
@@ -127,7 +106,9 @@ clean:
 	rm -rf .venv .venv-bench .venv-corpus .pytest_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 
-# what there is of that kind, or all that a name can begin with
+# what was meant, what there is of that kind, or all that a name can begin with
 KIND = $(firstword $(subst -, ,$(subst /, ,$@)))
+MEANT = $(shell $(PYTHON) -SEm common.meant '$(subst ','\'',$@)' $(ALL) 2>/dev/null)
 .DEFAULT $(FOLDERS):
-	$(error make $@: there is no such command; there are $(or $(filter $(KIND)-%,$(ALL)),$(COMMANDS) $(STAGES)))
+	$(error make $@: there is no such command; $(or $(MEANT),\
+		there are $(or $(filter $(KIND)-%,$(ALL)),$(COMMANDS) $(STAGES))))

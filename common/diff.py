@@ -10,7 +10,7 @@ import os
 import sys
 
 from common.output import show
-from common.stages import ROOT, find_stage, stage_before
+from common.stages import ROOT, find_stage, is_step, stage_before
 
 COLOURS = {'+': '\x1b[32m', '-': '\x1b[31m', '@': '\x1b[36m'}  # by the first character of a line
 
@@ -44,7 +44,9 @@ def main(name=None):
         after = find_stage(name)
         before = stage_before(after)
         if before is None:
-            sys.exit(f'{name} is the first stage of its part: no stage comes before it')
+            first = 'the first stage of its part: no stage comes before it' if is_step(after.folder) else (
+                f'no step: name the stage that it is compared with, make diff FROM=... TO={name}')
+            sys.exit(f'{name} is {first}')
     else:
         before, after = map(find_stage, names)
     show(coloured(step(before, after)))

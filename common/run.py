@@ -17,13 +17,13 @@ def main(name):
         sys.exit('The servers fork, which Windows cannot do: use WSL, the Windows Subsystem for Linux')
     stage, python, app = find_stage(name), sys.executable, os.environ.get('APP')
     arguments = [app] if app and stage.arguments else stage.arguments
-    path = python_path(settings.choice('PEP475', 'on', 'off'))
+    path = python_path(settings.choice('PEP475', 'on', 'off'), root='')
     settings.check_part4()
-    settings.free_address()
+    host, port = settings.free_address()
     if arguments and arguments[0].partition(':')[0] in FRAMEWORKS:
         python = environment.python()
     os.chdir(ROOT)
-    os.environ['PYTHONPATH'] = path
+    os.environ |= {'PYTHONPATH': path, 'HOST': host, 'PORT': str(port)}
     os.execv(python, [python, stage.server, *arguments])
 
 

@@ -5,6 +5,8 @@ import re
 import socket
 import sys
 
+from common import pid
+
 
 def choice(name, *values):
     """The value of a variable, one of those named; the first of them where it is not set."""
@@ -52,7 +54,16 @@ def free_address():
         except (socket.gaierror, UnicodeError):
             sys.exit(f'HOST={host} is not an address: 127.0.0.1 is for this machine, 0.0.0.0 for the network')
         except OSError as error:
-            taken = error.errno == errno.EADDRINUSE
-            reason = 'another server listens there. Another port: PORT=9000' if taken else error.strerror
+            reason = who_has(number) if error.errno == errno.EADDRINUSE else error.strerror
             sys.exit(f'cannot listen on HOST={host} PORT={number}: {reason}')
     return host, number
+
+
+def who_has(number):
+    """Which process has a port that is taken, and what helps."""
+    found = pid.listeners(number)
+    who = "another user's server listens there" if found else 'another program uses it'
+    if found and found[0]:
+        name = f' ({command})' if (command := pid.command(found[0])) else ''
+        who = f'process {found[0]}{name} listens there, kill {found[0]} ends it'
+    return f'{who}. Another port: PORT=9000'

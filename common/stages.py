@@ -3,6 +3,7 @@ import ast
 import os
 import re
 import sys
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +11,11 @@ from common.output import show
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON2_ACCEPT = 'common/python2_accept'
+WAYS = """
+  make part2-final APP=flaskapp:app    ... with another of part2/apps
+  make part3-v1.2 PORT=9000            ... on another port than 8888
+  make part3-v1.2 PEP475=off           ... with the accept() of Python 2
+  make part3-v1.2 PYTHON=python3.13    ... with another Python"""
 
 
 class Stage(NamedTuple):
@@ -42,11 +48,14 @@ class Stage(NamedTuple):
         return ast.get_docstring(ast.parse((ROOT / self.server).read_text())).splitlines()[0]
 
 
-def python_path(pep475):
-    """The PYTHONPATH for a server: the applications, and Python 2's accept() for pep475='off'."""
+def python_path(pep475, root=ROOT):
+    """The PYTHONPATH for a server: the applications, and Python 2's accept() for pep475='off'.
+
+    root    '' for a server that starts in the top folder: a colon in its path would part the PYTHONPATH
+    """
     wanted = ['part2/apps'] + [PYTHON2_ACCEPT] * (pep475 == 'off')
     given = os.environ.get('PYTHONPATH')
-    return os.pathsep.join([str(ROOT / folder) for folder in wanted] + ([given] if given else []))
+    return os.pathsep.join([os.path.join(root, folder) for folder in wanted] + ([given] if given else []))
 
 
 def all_stages():
@@ -61,10 +70,15 @@ def stages_of(part):
 
 
 def lesson_order(folder):
-    """Sorts by part and version; a stage with a suffix (-fd-leak) before its cure, final last."""
+    """Sorts by part and version; a suffix (-fd-leak) comes before its cure, final last, then all others."""
     part, _, version = folder.partition('/')
     numbers = [int(number) for number in re.findall(r'\d+', version)]
-    return part, version == 'final', numbers, '-' not in version
+    return part, not is_step(folder), version == 'final', numbers, '-' not in version
+
+
+def is_step(folder):
+    """Whether a stage is one of the steps of its part: a folder of the reader's own, part3/mine, is none."""
+    return bool(re.fullmatch(r'part\d+(/v\d+(\.\d+)*(-[\w-]+)?|/final)?', folder))
 
 
 def find_stage(name):
@@ -84,10 +98,18 @@ def stage_before(stage):
     """The stage before it in the same part, or None; part 4 goes on where part 2 ends."""
     if stage.name == 'part4-v1.0':
         return find_stage('part2-final')
-    same_part = stages_of(stage.part)
-    place = same_part.index(stage)
-    return same_part[place - 1] if place else None
+    steps = [step for step in stages_of(stage.part) if is_step(step.folder)]
+    place = steps.index(stage) if stage in steps else 0
+    return steps[place - 1] if place else None
+
+
+def listed():
+    """Every stage with its summary, on 80 columns, and how to run it in another way."""
+    for stage in all_stages():
+        yield from textwrap.wrap(stage.summary, 79, initial_indent=f'  make {stage.name:<20}',
+                                 subsequent_indent=27 * ' ')
+    yield from WAYS.splitlines()
 
 
 if __name__ == '__main__':
-    show(f'  make {stage.name:<19} {stage.summary}' for stage in all_stages())
+    show(listed())

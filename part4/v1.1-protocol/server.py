@@ -142,7 +142,7 @@ def load_application(path):
     except ModuleNotFoundError as error:
         if error.name in (module, module.split('.')[0]):
             sys.exit(f'{error} in {os.getcwd()}. Those of this repository are in part2/apps')
-        sys.exit(f'{error}. Install it: {sys.executable} -m pip install {error.name}')
+        sys.exit(f'{error}. Install it in a virtual environment such as .venv, and use its Python')
     return application if callable(application) else sys.exit(f'{path} is not a callable')
 
 
