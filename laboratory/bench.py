@@ -15,23 +15,23 @@ else on the machine meanwhile.
 import os
 import platform
 import re
+import statistics
 import sys
-from functools import partial
 from pathlib import Path
 
 from rich.table import Table
 
 from common import settings
 from common.stages import ROOT, all_stages, stages_of
-from laboratory.experiments.speed import measured, medians
-from laboratory.instruments import servers
-from laboratory.instruments.chart import chart
-from laboratory.instruments.load import CLIENTS, LoadFailed, need_tools
-from laboratory.instruments.pages import filled, markdown, short
+from laboratory.instruments import load, servers
+from laboratory.instruments.pages import chart, filled, markdown, short
 from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.terminal import console, run
 
 ROUNDS, SECONDS = 3, 3  # how often a server is measured, and how long with each kind of load
+WARM_UP = 1  # seconds
+KINDS = [(kept, browser) for kept in (False, True) for browser in (False, True)]
+CONNECTS_AGAIN = 'closes each connection, so its clients connect again, as in the first table'
 TITLES = {False: 'New connections', True: 'Kept connections'}  # whether a connection is kept
 HEADS = ['requests, ×', 'CPU, µs', 'p99, ms']
 COLUMNS = ['server', *HEADS, *(f'{head}, browser' for head in HEADS), 'memory, MB']
@@ -52,6 +52,30 @@ def chosen(everyone, quick, only):
     return [server for server in everyone if server in left or server.name in (servers.BASE, servers.YOURS)]
 
 
+def measured(server, workers, seconds):
+    """Start a Server, measure it with each kind of load for so many seconds, end it.
+
+    returns   {(kept, browser): Figures}: whether connections are kept, and requests have a browser's headers
+    """
+    with server.start(workers) as server:
+        keeps, found = load.keeps_connections(server), {}
+        load.put_load(server, False, load.BROWSER, WARM_UP)
+        for kept, browser in KINDS:
+            if kept and not keeps:
+                found[kept, browser] = found[False, browser]._replace(remark=CONNECTS_AGAIN)
+            else:
+                found[kept, browser] = load.put_load(server, kept, load.BROWSER if browser else {}, seconds)
+    return found
+
+
+def medians(turns):
+    """The medians of what measured() has returned several times, in the same form; {} for no times."""
+    def median(figures):
+        *numbers, remarks = zip(*figures, strict=True)
+        return load.Figures(*map(statistics.median, numbers), next(filter(None, remarks), ''))
+    return {kind: median([turn[kind] for turn in turns]) for kind in KINDS} if turns else {}
+
+
 def rounds(everyone, workers, number, seconds):
     """Measure all servers, then all again.
 
@@ -63,16 +87,16 @@ def rounds(everyone, workers, number, seconds):
         for server in [server for server in everyone if server.name not in failed]:
             try:
                 with console.status(f'round {turn} of {number}: {server.name}'):
-                    figures = measured(partial(server.start, workers), seconds)
-            except (ServerFailed, LoadFailed, OSError) as error:
+                    figures = measured(server, workers, seconds)
+            except (ServerFailed, load.LoadFailed, OSError) as error:
                 failed[server.name] = reason(error)
-                if server.name == servers.YOURS:
+                if server.name in (servers.YOURS, servers.BASE):
                     sys.exit(f'{server.name} cannot be measured: it {reason(error)}')
-                continue
-            found[server.name].append(figures)
-            new, kept = figures[False, False].rate, figures[True, False].rate
-            console.print(f'{turn}/{number}  {server.name:<20}{new:>8.0f}/s new{kept:>8.0f}/s kept',
-                          style='dim')
+            else:
+                found[server.name].append(figures)
+                new, kept = figures[False, False].rate, figures[True, False].rate
+                line = f'{turn}/{number}  {server.name:<20}{new:>8.0f}/s new{kept:>8.0f}/s kept'
+                console.print(line, style='dim')
     return found, failed
 
 
@@ -81,81 +105,71 @@ def reason(error):
     return ': '.join([error.what, *error.printed[-1:]]) if isinstance(error, ServerFailed) else str(error)
 
 
-def base_of(figures):
-    """The name of the server that the others are compared to: gunicorn sync, or else the first of them."""
-    return next(name for name in [servers.BASE, *figures] if figures.get(name))
-
-
 def ratio(figures, name, kind):
     """The requests a second of a server, for each one of the server that it is compared to."""
-    return figures[name][kind].rate / figures[base_of(figures)][kind].rate
+    return figures[name][kind].rate / figures[servers.BASE][kind].rate
 
 
-def table(figures, failed, kept, remarks):
-    """The rows of one of the two tables, as lists of texts.
+def tables(figures, failed):
+    """Both tables as [(title, rows)], with rows of texts, and what is to be said below them, as lines.
 
     figures   {name: what medians() returns}
-    remarks   a list, which grows by what is to be said below the table
     """
-    rows = []
-    for name, of in figures.items():
-        both = [(kept, browser) for browser in (False, True)] if of else []
-        said = dict.fromkeys(filter(None, [failed.get(name), *(of[kind].remark for kind in both)]))
-        remarks += [remark for remark in said if remark not in remarks]
-        marks = ' '.join(str(remarks.index(remark) + 1) for remark in said)
-        cells = [f'{name} {marks.translate(SUPERSCRIPT)}'.strip()]
-        for kind in both:
-            cells += [short(ratio(figures, name, kind)), f'{of[kind].cpu:.0f}', short(of[kind].p99)]
-        memory = f'{max(of[kind].memory for kind in both) / 1e6:.0f}' if both else '-'
-        rows.append([*cells, *['-'] * (len(COLUMNS) - len(cells) - 1), memory])
-    return rows
-
-
-def heading(figures, kept):
-    """The title of a table."""
-    base = base_of(figures)
-    plain, browser = (figures[base][kept, browser].rate for browser in (False, True))
-    return f"{TITLES[kept]}: 1.00 is {plain:.0f} requests/s, {browser:.0f} with a browser's headers ({base})"
+    found, remarks = [], []
+    for kept, title in TITLES.items():
+        plain, browser = (figures[servers.BASE][kept, browser].rate for browser in (False, True))
+        title += f": 1.00 is {plain:.0f} requests/s, {browser:.0f} with a browser's headers ({servers.BASE})"
+        rows = []
+        for name, of in figures.items():
+            both = [(kept, browser) for browser in (False, True)] if of else []
+            said = dict.fromkeys(filter(None, [failed.get(name), *(of[kind].remark for kind in both)]))
+            remarks += [remark for remark in said if remark not in remarks]
+            marks = ' '.join(str(remarks.index(remark) + 1) for remark in said)
+            cells = [f'{name} {marks.translate(SUPERSCRIPT)}'.strip()]
+            for kind in both:
+                cells += [short(ratio(figures, name, kind)), f'{of[kind].cpu:.0f}', short(of[kind].p99)]
+            memory = f'{max(of[kind].memory for kind in both) / 1e6:.0f}' if both else '-'
+            rows.append([*cells, *['-'] * (len(COLUMNS) - len(cells) - 1), memory])
+        found.append((title, rows))
+    return found, [f'{number}. {remark}' for number, remark in enumerate(remarks, 1)]
 
 
 def machine(workers, number, seconds):
     """What the figures hold for, as a paragraph."""
     model = re.search('model name\\s*: (.+)', Path('/proc/cpuinfo').read_text())
     return (f'Measured on {model[1] if model else platform.machine()}, {os.cpu_count()} cores, '
-            f'Linux {platform.release()}, with {workers} workers and {CLIENTS} clients at a time, '
+            f'Linux {platform.release()}, with {workers} workers and {load.CLIENTS} clients at a time, '
             f'{number} × {seconds} s for each figure. {", ".join(servers.versions())}.')
 
 
 def show(figures, failed, about):
     """Print both tables, and what is to be said of them."""
-    remarks = []
-    for kept in TITLES:
-        rows = Table(COLUMNS[0], box=None, pad_edge=False, header_style='bold')
+    found, notes = tables(figures, failed)
+    for title, rows in found:
+        shown = Table(COLUMNS[0], box=None, pad_edge=False, header_style='bold')
         for column in COLUMNS[1:]:
-            rows.add_column(column.replace(', ', '\n'), justify='right')
-        for row in table(figures, failed, kept, remarks):
-            rows.add_row(*row)
-        console.print(f'\n{heading(figures, kept)}\n')
-        console.print(rows)
-    notes = [f'{number}. {remark}' for number, remark in enumerate(remarks, 1)]
+            shown.add_column(column.replace(', ', '\n'), justify='right')
+        for row in rows:
+            shown.add_row(*row)
+        console.print(f'\n{title}\n')
+        console.print(shown)
     console.print('', *notes, '', about, sep='\n', markup=False)
 
 
 def page(figures, failed, about):
     """The same in Markdown, with the chart."""
-    remarks, parts = [], [f'![requests a second, compared to {base_of(figures)}](../pictures/{PICTURE.name})']
-    for kept in TITLES:
-        parts += [f'**{heading(figures, kept)}**', markdown(COLUMNS, table(figures, failed, kept, remarks))]
-    parts.append('\n'.join(f'{number}. {remark}' for number, remark in enumerate(remarks, 1)))
-    return '\n\n'.join(part.strip() for part in [*parts, about] if part) + '\n'
+    found, notes = tables(figures, failed)
+    parts = [f'![requests a second, compared to {servers.BASE}](../pictures/{PICTURE.name})']
+    for title, rows in found:
+        parts += [f'**{title}**', markdown(COLUMNS, rows).strip()]
+    return '\n\n'.join(filter(None, [*parts, '\n'.join(notes), about])) + '\n'
 
 
 def picture(figures):
     """The chart of requests without a browser's headers, as SVG."""
-    names = [name for name in figures if figures[name]]
-    stages = [stage.name for stage in all_stages()]
+    names, stages = [name for name in figures if figures[name]], [stage.name for stage in all_stages()]
     rows = [(name, STAGE if name in stages else COLOURS.get(name, FOREIGN)) for name in names]
-    return chart(f'Requests a second, compared to {base_of(figures)}', rows, {
+    return chart(f'Requests a second, compared to {servers.BASE}', rows, {
         title: [ratio(figures, name, (kept, False)) for name in names] for kept, title in TITLES.items()})
 
 
@@ -164,13 +178,11 @@ def main():
     quick, write = settings.choice('QUICK', '0', '1') == '1', settings.choice('WRITE', '0', '1') == '1'
     own, only = os.environ.get('SERVER'), os.environ.get('ONLY', '').split()
     number, seconds = (1, 1) if quick else (ROUNDS, SECONDS)
-    need_tools()
+    load.need_tools()
     with servers.limit() as limit:
         everyone = [*([servers.own(own)] if own else []), *servers.stages(), *servers.foreign(), *limit]
         found, failed = rounds(chosen(everyone, quick, only), workers, number, seconds)
     figures = {name: medians(turns) for name, turns in found.items()}
-    if not any(figures.values()):
-        sys.exit('; '.join(f'{name} {why}' for name, why in failed.items()))
     about = machine(workers, number, seconds)
     show(figures, failed, about)
     if write:

@@ -3,86 +3,72 @@
     make bug-lost-signal
     GUESS=no                               does not ask for a prediction
     SERVER='python3 my_server.py'          shows it on your own server instead, see make help-grade
+    PATIENCE=5                             how many seconds that needs to reach its time limits (part 4)
 """
 import os
 import sys
 from functools import partial
 
-from rich.console import Group
 from rich.text import Text
 
-from common import stages
+from common import settings
 from common.diff import coloured, step
-from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.verdicts import BUG, measure
-from laboratory.instruments import views
+from laboratory.bugs import BUGS, cure, stage_with
+from laboratory.instruments.experiment import measure
 from laboratory.instruments.own import own_server, try_out
-from laboratory.instruments.process import PATIENCE, printable, stage_server
-from laboratory.instruments.terminal import console, predict, run
+from laboratory.instruments.process import PATIENCE, stage_server
+from laboratory.instruments.telling import said, shown
+from laboratory.instruments.terminal import STYLES, console, predict, run
 
 
-def play(scene, title, start):
-    """Run the experiment on a server, showing what the kernel sees; return the Verdict.
-
-    start    as measure() wants it
-    """
+def play(bug, title, start, prediction=''):
+    """Run the experiment on a server, which start() gives to measure(), showing what is seen at each step."""
     console.rule(Text(title), style='dim', align='left')
 
-    def show(server, moment):
-        seen = views.VIEWS[scene.view](server)
-        console.print(f'\n{moment}.' if views.is_empty(seen) else Group(f'\n{moment}:\n', seen))
+    def show(words, seen):
+        console.print('', shown(words, seen), sep='\n')
         status.update('waiting for what comes next')
 
     with console.status('waiting for the server') as status:
-        verdict = measure(scene.experiment, start, show)
-    style = 'bold red' if verdict.outcome == BUG else 'bold green'
-    console.print(Text.assemble('\n', (verdict.outcome, style), f': {said(verdict)}\n'))
-    return verdict
-
-
-def said(verdict):
-    """The evidence, without the mark of a list."""
-    return printable(verdict.evidence).removeprefix('wrong: ')
-
-
-def play_stage(scene, stage):
-    return play(scene, f'{stage.name}: {stage.summary}', partial(stage_server, stage))
-
-
-def play_own(scene, command):
-    with console.status('does it serve?'):
-        pace = try_out(own_server(command, scene.setup.apps[0]))
-    return play(scene, 'Your server', partial(own_server, command, pace=pace, patience=PATIENCE))
-
-
-def answer(prediction, verdict):
-    """Set what happened beside what the reader predicted, if anything."""
+        result = measure(bug, start, show)
+    style = STYLES.get(result.outcome, 'dim')
+    console.print(Text.assemble('\n', (result.outcome, style), f': {said(result)}\n'))
     if prediction:
-        console.print(f'You predicted: {prediction}. What happened: {said(verdict)}.\n', markup=False)
+        console.print(f'You predicted: {prediction}. What happened: {said(result)}.\n', markup=False)
 
 
-def tell(scene):
-    """The whole of a scene."""
-    cured = stages.find_stage(scene.stage)
-    prediction = predict(scene.question)
+def play_own(bug, command):
+    prediction = predict(bug.predict)
+    with console.status('does it serve?'):
+        tried = try_out(own_server(command, bug.apps[0]))
+    patience = settings.positive('PATIENCE', PATIENCE)
+    start = partial(own_server, command, pace=tried.pace, patience=patience)
+    play(bug, 'Your server', start, prediction)
+
+
+def play_stages(bug, bad, cured):
+    """The stage that has the bug, the one that cures it, the step between them."""
+    prediction = predict(bug.predict)
     console.print()
-    answer(prediction, play_stage(scene, stages.stage_before(cured)))
-    play_stage(scene, cured)
+    play(bug, f'{bad.name}: {bad.summary}', partial(stage_server, bad), prediction)
+    play(bug, f'{cured.name}: {cured.summary}', partial(stage_server, cured))
     console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
-    print(*coloured(step(stages.stage_before(cured), cured)), sep='\n', flush=True)
-    console.print(f'\n[bold]Why:[/] {scene.why}')
+    print(*coloured(step(bad, cured)), sep='\n', flush=True)
+    console.print(f'\n[bold]Why:[/] {bug.why}')
     console.print(f'Read on: {cured.folder}/README.md')
 
 
 def main():
-    name, command = sys.argv[-1], os.environ.get('SERVER')
-    if name not in SCENES:
-        sys.exit(f'Name a bug: {", ".join(SCENES)}')
+    name, command = sys.argv[-1].replace('-', '_'), os.environ.get('SERVER')
+    if name not in BUGS:
+        sys.exit(f'Name a bug: {", ".join(BUGS).replace("_", "-")}')
+    bug = BUGS[name]
     if command:
-        prediction = predict(SCENES[name].question)
-        answer(prediction, play_own(SCENES[name], command))
+        play_own(bug, command)
+    elif bad := stage_with(bug):
+        play_stages(bug, bad, cure(bug))
     else:
-        tell(SCENES[name])
+        sys.exit(f"No stage has this bug. Does yours? make bug-{sys.argv[-1]} SERVER='python3 my_server.py'")
 
 
 if __name__ == '__main__':

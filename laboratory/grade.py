@@ -8,9 +8,9 @@ place of {port} in the command. For make, write $$ where the shell should see a 
     PART=4            tests a WSGI server, and what becomes of its workers and connections as well
     PATIENCE=35       how many seconds it needs to reach its time limits (part 4)
     STAGE=part3-v1.1  asks only for what that stage can do
-    WATCH=1           tests again whenever a file that the command names changes
+    WATCH=1           tests again whenever you save a file that the command names, or one beside it
 
-The exit status is 0 if no bug was found, 1 if a question found a bug or could not be answered, and
+The exit status is 0 if no bug was found, 1 if an experiment found a bug or could not be finished, and
 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
 """
 import os
@@ -21,21 +21,13 @@ from functools import partial
 
 from rich.text import Text
 
-from common import settings, stages
-from laboratory.experiments.hints import NO_STAGE, hint
-from laboratory.experiments.tables import EXPERIMENTS, cure, due, questions
-from laboratory.experiments.verdicts import (
-    BUG,
-    NO_CHILD,
-    NO_HANDLER,
-    NO_VERDICT,
-    NO_WORKER,
-    PASS,
-    by_eintr,
-    measure,
-)
-from laboratory.instruments.own import files_in, own_server, start_line, try_out, why_untested
+from common import settings
+from laboratory.bugs import BUGS, UNKNOWN, asked, cure, expected, known_stages, named_stage
+from laboratory.instruments import telling
+from laboratory.instruments.experiment import BUG, NO_CHILD, NO_HANDLER, NO_WORKER, PASS, UNJUDGED, measure
+from laboratory.instruments.own import own_server, try_out, why_untested
 from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, console, run
 
 ABOUT = {NO_CHILD: 'children', NO_HANDLER: 'a handler of SIGCHLD', NO_WORKER: 'workers'}
@@ -43,123 +35,118 @@ PATIENCE = 35  # seconds; the time limits of many servers are 30
 
 
 def asked_for(stage):
-    """The experiments that this stage passes; for the last one of a part, all of the part."""
-    row, is_last = due(stage), stage == stages.stages_of(stage.part)[-1]
-    return [experiment for experiment in questions(stage.part) if is_last or row[experiment.__name__] == PASS]
+    """The bugs whose experiments this stage passes; for the last one of a part, all of the part."""
+    is_last = stage == known_stages(stage.part)[-1]
+    return [bug for bug in asked(stage.part) if is_last or expected(stage)[bug.name] == PASS]
 
 
-def report(experiment, verdict, part, command):
-    """Print a verdict and, for a bug, how to see it, what it usually is and how to cure it."""
+def report(bug, result, command, tried):
+    """Print a result and, for a bug, how to see it, what it usually is and how to cure it."""
     def tell(text, style=''):
         lines = textwrap.fill(text, console.width - 11)
         console.print(Text(textwrap.indent(lines, ' ' * 11), style))
-    console.print(f'[{STYLES.get(verdict.outcome, "dim")}]{verdict.outcome:<10}[/] {experiment.__doc__}')
-    tell(verdict.evidence, 'dim')
-    if verdict.outcome == BUG:
-        shown = hint(experiment.__name__, verdict.evidence)
-        below = '\n' + ' ' * 18
-        for what, typed in ('start', start_line(shown, command)), ('type', shown.command):
-            lines = below.join(typed.splitlines())
-            console.print(Text(f'           {what + ":":<7}{lines}'), soft_wrap=True)
-        tell(shown.look)
-        cured = cure(experiment.__name__, part)
-        if shown.cure != NO_STAGE and (shown.cure or cured):
-            tell(f'cure: make diff-{shown.cure or cured.name}')
+    console.print(f'[{STYLES.get(result.outcome, "dim")}]{result.outcome:<10}[/] {bug.asks}')
+    tell('; '.join([result.detail, *result.others]), 'dim')
+    if result.outcome == BUG:
+        start, see, look_for = telling.to_see(bug, result, command, tried)
+        for what, typed in ('start', start), ('type', see):
+            below = ('\n' + ' ' * 18).join(typed.splitlines())
+            console.print(Text(f'           {what + ":":<7}{below}'), soft_wrap=True)
+        tell(look_for)
+        if cured := cured_by(bug, bug.case(result)):
+            tell(f'cure: make diff-{cured}')
 
 
-def summary(verdicts, goal):
-    """Print what was measured, and which stage is like that."""
-    stopped = [experiment for experiment, verdict in verdicts.items() if verdict.outcome in NO_VERDICT]
-    outcomes = {experiment.__name__: verdict.outcome for experiment, verdict in verdicts.items()}
-    asked = outcomes.keys() - {experiment.__name__ for experiment in stopped}
+def cured_by(bug, case):
+    """The name of the stage that cures a case of a bug, '' for none."""
+    if case.cured_by is not None:
+        return case.cured_by
+    return cure(bug).name if cure(bug) else ''
+
+
+def summary(results, goal):
+    """Print what was measured, and which stage is like that; results is {bug: Result}."""
+    outcomes = {bug.name: result.outcome for bug, result in results.items()}
+    stopped = {bug: result for bug, result in results.items() if result.outcome in UNJUDGED}
     print()
-    if stopped and not (outcomes.get('eintr') == BUG and all(by_eintr(verdicts[name]) for name in stopped)):
-        return like_none(stopped[0], verdicts[stopped[0]])
+    if not all(outcomes.get(result.case) == BUG for result in stopped.values()):  # else that bug has ended it
+        return like_none(*next(iter(stopped.items())))
 
     def unlike(stage):
-        row = due(stage)
-        return {name: row[name] for name in outcomes if name in asked and outcomes[name] != row[name]}
+        there = expected(stage)
+        return {bug: there[bug.name] for bug, result in results.items()
+                if bug not in stopped and result.outcome != there[bug.name]}
 
     def distance(stage):
         differences = unlike(stage)
-        return sum(BUG in (outcomes[name], there) for name, there in differences.items()), len(differences)
+        return sum(BUG in (outcomes[bug.name], there) for bug, there in differences.items()), len(differences)
 
-    part = stages.stages_of(goal.part)
+    part = known_stages(goal.part)
     like = min([goal, *part], key=distance)
-    bugs = '; '.join(dict.fromkeys(hint(experiment.__name__, verdict.evidence).bug
-                                   for experiment, verdict in verdicts.items() if verdict.outcome == BUG))
-    if unlike(like):
+    bugs = '; '.join(dict.fromkeys(bug.case(result).yours
+                                   for bug, result in results.items() if result.outcome == BUG))
+    if differences := unlike(like):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
-        if outcomes.get('one_child') == NO_CHILD:
+        if NO_CHILD in outcomes.values():
             print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
-        missing = {outcomes[name] for name in unlike(like)}
+        missing = {outcomes[bug.name] for bug in differences}
         if missing <= ABOUT.keys():
             about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
-            print(f'Nearest stage: {like.name}. The questions about {about} do not apply to it.')
+            print(f'Nearest stage: {like.name}. The experiments about {about} do not apply to it.')
             return
         print(f'Nearest stage: {like.name}. The differences:')
-        for experiment in verdicts:
-            if there := unlike(like).get(experiment.__name__):
-                print(f'    {experiment.__doc__}: {verdicts[experiment].outcome} ({like.name}: {there})')
+        for bug, there in differences.items():
+            print(f'    {bug.asks}: {outcomes[bug.name]} ({like.name}: {there})')
         return
     console.print(f'[bold]Yours behaves like {like.name}[/]: {bugs or "no bug was found"}.')
     if stopped:
-        print('Where it has ended, EINTR has ended it.')
+        causes = sorted({result.case.upper() for result in stopped.values()})
+        print(f'Where it has ended, {" or ".join(causes)} has ended it.')
     if like != part[-1]:
         following = part[part.index(like) + 1].name
         print(f'Next: {following}, make diff-{following}')
 
 
-def like_none(experiment, verdict):
+def like_none(bug, result):
     """Print what keeps a server from being like any stage."""
     console.print('[bold]Yours behaves like no stage.[/]')
-    print(f'At the question "{experiment.__doc__}": {verdict.evidence}.')
-    print(*(['It printed:', *verdict.printed] if verdict.printed else ['It printed nothing.']), sep='\n    ')
-    if by_eintr(verdict):
-        print('A SIGCHLD interrupted a system call, and you did not call it again: make diff-part3-v1.3')
+    print(f'At the experiment "{bug.asks}": {result.detail}.')
+    print(*(['It printed:', *result.printed] if result.printed else ['It printed nothing.']), sep='\n    ')
+    if cause := BUGS.get(result.case):
+        case = cause.case(result)
+        print(f'A server that {case.yours} ends so: make diff-{cured_by(cause, case)}')
     print('Fix that first, and grade it again.')
 
 
 def grade(command, goal):
-    """Run the experiments that the goal, a stage, asks for; return whether none found a bug."""
+    """Run the experiments that the goal, a stage, asks for; return whether nothing is bad."""
     start = partial(own_server, command, patience=settings.positive('PATIENCE', PATIENCE))
-    part = stages.stages_of(goal.part)
-    verdicts = {}
+    results = {}
     with console.status('does it serve?') as status:
-        pace = try_out(start(*goal.arguments))
-        for experiment in asked_for(goal):
-            status.update(f'{experiment.__doc__}?')
-            verdicts[experiment] = verdict = measure(experiment, partial(start, pace=pace))
-            report(experiment, verdict, part, command)
-    summary(verdicts, goal)
-    return not any(verdict.outcome in (BUG, *NO_VERDICT) for verdict in verdicts.values())
-
-
-def changes(command):
-    """When each file that the command names was changed."""
-    return [(path, os.stat(path).st_mtime_ns) for path in files_in(command) if os.path.exists(path)]
+        tried = try_out(start(*goal.arguments))
+        for bug in asked_for(goal):
+            status.update(f'{bug.asks}?')
+            results[bug] = measure(bug, partial(start, pace=tried.pace))
+            report(bug, results[bug], command, tried)
+    summary(results, goal)
+    return not any(result.outcome in (BUG, *UNJUDGED) for result in results.values())
 
 
 def named_goal():
     """The stage that STAGE names, or the last of the PART."""
-    part, name = settings.choice('PART', '3', '2', '4'), os.environ.get('STAGE')
-    if not name:
-        return stages.stages_of(f'part{part}')[-1]
-    goal = stages.find_stage(name)
-    if goal.part not in EXPERIMENTS:
-        sys.exit(f'STAGE={name}: there are no experiments for it, only for parts 2, 3 and 4')
-    if os.environ.get('PART') and goal.part != f'part{part}':
-        sys.exit(f'PART={part} STAGE={name}: that stage belongs to part {goal.part[-1]}')
-    return goal
+    part, goal = named_stage('STAGE')
+    if goal and not expected(goal):
+        sys.exit(f'STAGE={goal.name}: {UNKNOWN}')
+    return goal or known_stages(part)[-1]
 
 
 def main():
     command = os.environ.get('SERVER')
     if not command:
-        sys.exit("name your server: make grade SERVER='python3 my_server.py'")
-    goal, watch = named_goal(), settings.choice('WATCH', '0', '1') == '1'
+        sys.exit("Name your server: make grade SERVER='python3 my_server.py'")
+    goal, watch, files = named_goal(), settings.choice('WATCH', '0', '1') == '1', Files(command)
     while True:
-        seen = changes(command)
+        files.note()
         try:
             status = 0 if grade(command, goal) else 1
         except ServerFailed as failed:
@@ -168,8 +155,8 @@ def main():
         if not watch:
             return status
         with console.status('waiting until the file changes; Ctrl-C ends'):
-            while changes(command) == seen:
-                time.sleep(0.2)
+            while not files.were_saved():
+                time.sleep(EVERY)
         console.rule(time.strftime('%H:%M:%S'), style='dim')
 
 

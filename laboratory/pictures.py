@@ -12,21 +12,21 @@ from common import stages
 from laboratory.instruments.client import connect, exchange
 from laboratory.instruments.process import stage_server
 from laboratory.instruments.terminal import run
-from laboratory.instruments.watching import Watch
+from laboratory.instruments.views import Watch
 
 FOLDER = stages.ROOT / 'pictures'
 WIDTH, HEIGHT = 96, 24  # characters
 
 
-def shown_by(*command, status=0, **env):
+def shown_by(command, status=0, **env):
     """What a command prints on a terminal, without what it rubs out again; it ends with that exit status."""
     env = {**os.environ, 'FORCE_COLOR': '1', 'COLUMNS': str(WIDTH), 'TERM': 'xterm', **env}
-    ran = subprocess.run([sys.executable, '-m', *command], cwd=stages.ROOT, env=env,
+    ran = subprocess.run([sys.executable, '-m', *f'laboratory.{command}'.split()], cwd=stages.ROOT, env=env,
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
     if ran.returncode != status:
-        sys.exit(f'{" ".join(command)} has ended with exit status {ran.returncode}')
-    printed = ran.stdout
-    return Text.from_ansi(re.sub(r'.*(\n(\x1b\[\?25h)?\r\x1b\[1A)?\x1b\[2K', '', printed.decode()).rstrip())
+        sys.exit(f'laboratory.{command} has ended with exit status {ran.returncode}')
+    rubbed_out = r'.*(\n(\x1b\[\?25h)?\r\x1b\[1A)?\x1b\[2K'
+    return Text.from_ansi(re.sub(rubbed_out, '', ran.stdout.decode()).rstrip())
 
 
 def watching():
@@ -45,13 +45,11 @@ def watching():
 
 
 PICTURES = {
-    'bug-lost-signal': ('make bug-lost-signal', lambda: shown_by('laboratory.bug', 'lost-signal')),
-    'learn-fails': ('make learn', lambda: shown_by(
-        'laboratory.learn', status=1, SERVER='python3 part3/v1.1/server.py')),
-    'learn-passes': ('make learn', lambda: shown_by(
-        'laboratory.learn', SERVER='python3 part3/final/server.py')),
+    'bug-lost-signal': ('make bug-lost-signal', lambda: shown_by('bug lost-signal')),
+    'learn-fails': ('make learn', lambda: shown_by('learn', 1, SERVER='python3 part3/v1.1/server.py')),
+    'learn-passes': ('make learn', lambda: shown_by('learn', SERVER='python3 part3/final/server.py')),
     'watch': ('make watch', watching),
-    'trace': ('make trace-part3-v1.2', lambda: shown_by('laboratory.trace', 'part3-v1.2')),
+    'trace': ('make trace-part3-v1.2', lambda: shown_by('trace part3-v1.2')),
 }
 
 

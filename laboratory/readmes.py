@@ -6,33 +6,30 @@ import sys
 
 from common import stages
 from common.diff import step
-from laboratory.experiments import tables
-from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.stories import STORIES
-from laboratory.instruments.diagram import diagram
+from laboratory.bugs import BUGS, EXPECTED, known_stages, measured
+from laboratory.instruments.client import one_request
+from laboratory.instruments.events import diagram
 from laboratory.instruments.pages import filled, markdown
 from laboratory.instruments.process import server_path
 from laboratory.instruments.terminal import run
-from laboratory.instruments.timeline import need_strace, one_request, traced
+from laboratory.instruments.timeline import need_strace, traced
 
 LONG = 60  # lines; a longer diff is folded away
 TABLE_PAGES = {'part4': 'part4/README.md'}  # those of the other parts are in README.md
-TRACED = 'part3', 'part4'  # whose pages have a diagram
-# but not these: a diagram has one client
-LOOPS = 'part4-v2.0', 'part4-v2.1', 'part4-v2.2', 'part4-v2.3', 'part4-final'
+TOLD = {  # whose situation is traced; the other stages are traced with one request
+    'part4-v1.2': BUGS['dead_worker'], 'part4-v1.3': BUGS['stuck_worker'], 'part4-v1.4': BUGS['one_request']}
 
 
 def page_of(stage):
     return stages.ROOT / stage.folder / 'README.md'
 
 
-def table(part, outcomes):
-    """A table of behaviours in Markdown: a row for each experiment, a column for each stage."""
-    head = [part.replace('part', 'part '), *(name.removeprefix(f'{part}-') for name in outcomes)]
-    rows = [[experiment.__doc__,
-             *(row[experiment.__name__].replace('bug', '**bug**') for row in outcomes.values())]
-            for experiment in tables.EXPERIMENTS[part]]
-    return markdown(head, rows)
+def table(part, rows):
+    """A table of behaviours in Markdown: a row for each bug, a column for each stage, as in EXPECTED."""
+    names = next(iter(rows.values()))
+    head = [part.replace('part', 'part '), *(name.removeprefix(f'{part}-') for name in names)]
+    return markdown(head, [[BUGS[name].asks, *(cell.replace('bug', '**bug**') for cell in row.values())]
+                           for name, row in rows.items()])
 
 
 def diff(stage):
@@ -45,42 +42,41 @@ def diff(stage):
     return f'<details><summary>The diff from {before.name}</summary>\n\n{shown}\n</details>\n'
 
 
-TOLD = {  # the scenes that are told; of the other stages one request
-    'part4-v1.2': 'dead-worker', 'part4-v1.3': 'stuck-worker', 'part4-v1.4': 'one-request'}
-
-
 def is_traced(stage):
-    return stage.part in TRACED and stage.name not in LOOPS
+    """Whether its page has a diagram, which has one client: part 4's event loops have none."""
+    return stage.name.startswith(('part3-', 'part4-v1.')) and stages.is_step(stage.folder)
 
 
 def sequence(stage):
     """What a stage does, traced with the accept() of Python 2 and one worker, in Markdown (Linux)."""
-    application, story = stage.arguments, one_request
+    application, situation = stage.arguments, one_request
     env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1'}
-    if stage.name in TOLD:
-        setup, story = SCENES[TOLD[stage.name]].setup, STORIES[TOLD[stage.name]]
-        application, env = setup.apps[:1], env | setup.env
-    timeline = traced([sys.executable, stage.server, *application], env, story, 'off')
+    if bug := TOLD.get(stage.name):
+        application, situation, env = bug.apps[:1], bug.situation, env | bug.env
+    timeline = traced([sys.executable, stage.server, *application], env, situation, 'off')
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 
-def fresh_texts(outcomes):
+def fresh_texts(tables):
     """{path: text as it should be} for every page that shows a diff or a table.
 
-    outcomes: what to write into the tables, in the form that tables.measured() returns.
+    tables    what to write into them: {part: {name of the bug: {stage: outcome}}}
     """
     texts = {page_of(stage): filled(page_of(stage).read_text(), 'diff', diff(stage))
              for stage in filter(stages.stage_before, stages.all_stages())}
-    for part in outcomes:
+    for part, rows in tables.items():
         path = stages.ROOT / TABLE_PAGES.get(part, 'README.md')
         text = texts.get(path) or path.read_text()
-        texts[path] = filled(text, f'measured: {part}', table(part, outcomes[part]))
+        texts[path] = filled(text, f'measured: {part}', table(part, rows))
     return texts
 
 
 def main():
     need_strace()
-    texts = fresh_texts(tables.measured(stages.all_stages()))
+    fresh_texts({})  # a page without the place for its diff is told before all is measured
+    results = measured([stage for part in EXPECTED for stage in known_stages(part)])
+    texts = fresh_texts({part: {name: {stage: result.outcome for stage, result in row.items()}
+                                for name, row in rows.items()} for part, rows in results.items()})
     for stage in filter(is_traced, stages.all_stages()):
         page = page_of(stage)
         texts[page] = filled(texts.get(page) or page.read_text(), 'trace', sequence(stage))

@@ -13,12 +13,12 @@ import sys
 from functools import partial
 
 from common import settings, stages
-from laboratory.experiments.scenes import SCENES
-from laboratory.experiments.stories import STORIES
+from laboratory.bugs import BUGS
+from laboratory.instruments.client import one_request
 from laboratory.instruments.own import as_run
 from laboratory.instruments.process import free_port, server_path
 from laboratory.instruments.terminal import ENDINGS, console, run
-from laboratory.instruments.timeline import need_strace, one_request, traced
+from laboratory.instruments.timeline import need_strace, traced
 
 
 def wait_for_requests(server):
@@ -31,28 +31,23 @@ def wait_for_requests(server):
     console.print()
 
 
-def play(story, server):
-    """Be the clients of a story."""
+def play(situation, server):
+    """Be the clients of a situation."""
     with console.status('sending requests, and waiting until all is at rest'):
         try:
-            story(server)
+            situation(server)
         except OSError as error:
             console.print(f'A request has failed: {error}', markup=False)
-
-
-def named_scene():
-    """The scene that SCENE names, '' for none; exits with one line if there is none of that name."""
-    scene = os.environ.get('SCENE') or ''
-    if scene and scene not in SCENES:
-        sys.exit(f'SCENE={scene} is not a scene: use one of {", ".join(SCENES)}')
-    return scene
 
 
 def main():
     command, name = os.environ.get('SERVER'), ''.join(sys.argv[1:])
     mine = settings.choice('REQUEST', 'yes', 'no') == 'no'
     pep475 = settings.choice('PEP475', 'on', 'off')
-    scene = named_scene()
+    scene = os.environ.get('SCENE')
+    bug = BUGS.get(scene.replace('-', '_')) if scene else None
+    if scene and not bug:
+        sys.exit(f'SCENE={scene} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
     if bool(command) == bool(name):
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:
@@ -62,15 +57,14 @@ def main():
         sys.exit(f'SCENE={scene} sends requests of its own: leave out REQUEST=no')
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
-    env = {'PYTHONPATH': stages.python_path(pep475), 'HOST': host, 'PORT': str(port)}
-    app = None
-    if scene in STORIES:
-        setup = SCENES[scene].setup
-        app = setup.apps[0]
-        env |= {'PYTHONPATH': server_path(pep475), 'WORKERS': '1', **setup.env}
+    env = {'PYTHONPATH': server_path(pep475), 'HOST': host, 'PORT': str(port)}
+    situation, app = one_request, None
+    if bug and bug.situation is not one_request:
+        situation, app = bug.situation, bug.apps[0]
+        env |= {'WORKERS': '1', **bug.env}
     words = ['sh', '-c', as_run(command, str(port), app, pep475)] if command else [
         sys.executable, stage.server, *([app] if app else stage.arguments)]
-    act = wait_for_requests if mine else partial(play, STORIES.get(scene, one_request))
+    act = wait_for_requests if mine else partial(play, situation)
     console.print(traced(words, env, act, pep475).screen())
 
 

@@ -6,13 +6,15 @@ When the server ends, the command waits for the next one. q ends the command. It
 from the kernel and never connects. It misses what comes and goes between two looks.
 """
 import time
+from contextlib import suppress
 
 from rich.live import Live
 
 from common import settings
+from common.pid import listeners
 from laboratory.instruments import kernel
 from laboratory.instruments.terminal import Keys, console, run
-from laboratory.instruments.watching import Watch
+from laboratory.instruments.views import Watch
 
 EVERY = 0.25  # seconds between two looks, at least
 SHARE = 0.2  # of one core, at most
@@ -21,16 +23,17 @@ QUIT = ['q', 'Q']
 
 def wait_for_server(port, keys):
     """The pid of the server on that port, once there is one; None when q is pressed."""
-    if pid := kernel.who_listens(port):
-        return pid
-    waiting = f'Nothing listens on port {port} yet: run a stage in another terminal'
-    if not console.is_terminal:
-        print(waiting, flush=True)
-    with console.status(waiting):
-        while not (pid := kernel.who_listens(port)):
+    said = None
+    with console.status('looking for the server') as status:
+        while not any(found := listeners(port)):
+            waiting = (f"Another user's server listens on port {port}: only root may watch it" if found else
+                       f'Nothing listens on port {port} yet: run a stage in another terminal')
+            if waiting != said and not console.is_terminal:
+                print(waiting, flush=True)
+            status.update(said := waiting)
             if keys.pressed(1) in QUIT:
                 return None
-    return pid
+    return found[0]
 
 
 def watch(pid, port, keys):
@@ -54,13 +57,10 @@ def watch(pid, port, keys):
 
 def main():
     port = settings.port(lowest=1)
-    try:
-        with Keys() as keys:
-            while pid := wait_for_server(port, keys):
-                if watch(pid, port, keys):
-                    break
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is a way to end this, as q is
+    with suppress(KeyboardInterrupt), Keys() as keys:  # Ctrl-C is a way to end this, as q is
+        while pid := wait_for_server(port, keys):
+            if watch(pid, port, keys):
+                break
 
 
 if __name__ == '__main__':

@@ -1,8 +1,4 @@
-"""Being a client: connections, requests and replies.
-
-No wait lasts longer than the server needs: each gives up when the server is at rest (process.py).
-Replies are read by h11, which knows all the ways in which HTTP/1.1 ends a body.
-"""
+"""Being a client: connections, requests and replies; no wait lasts longer than until the server rests."""
 import select
 import socket
 import struct
@@ -15,6 +11,7 @@ from laboratory.instruments import kernel
 
 MOST = 30_000_000  # bytes of a reply that are read
 SOON = 0.05  # seconds in which most replies come, before it is worth to look at the server
+NO_EVENTS = h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
 FIN, RST, OPEN, REFUSED = 'FIN', 'RST', 'open', 'refused'  # how a connection looks after a reply
 WORDS = {FIN: 'closed without an answer', RST: 'a reset without an answer',
@@ -25,7 +22,6 @@ class Reply(NamedTuple):
     data: bytes = b''  # all that came
     end: str = OPEN  # FIN, RST, OPEN where nothing more comes, or REFUSED
     status: int = 0  # of the response in it, 0 where there is none
-    reason: str = ''
     headers: tuple = ()  # of (name, value)
     body: bytes = b''
     complete: bool = False  # whether the response ended where its headers, or FIN, say
@@ -79,10 +75,20 @@ def exchange(server, data=REQUEST):
         return read_reply(client, server)
 
 
+def one_request(server, data=REQUEST):
+    """Send a request when the server waits in recv() for it, its parent in accept(); wait for the end."""
+    server.let_rest()
+    with connect(server) as client:
+        server.let_rest()
+        client.sendall(data)
+        read_reply(client, server)
+    server.let_rest()
+
+
 class Reading:
     """A reply to a request with that method, while its bytes come."""
 
-    def __init__(self, method):
+    def __init__(self, method='GET'):
         self.parser, self.events, self.data, self.problem = h11.Connection(h11.CLIENT), [], bytearray(), ''
         self.parser.send(h11.Request(method=method, target='/', headers=[('Host', 'localhost')]))
         self.parser.send(h11.EndOfMessage())
@@ -107,8 +113,7 @@ class Reading:
             return
         try:
             self.parser.receive_data(piece)
-            while type(event := self.parser.next_event()) not in (
-                    h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed):
+            while type(event := self.parser.next_event()) not in NO_EVENTS:
                 self.events.append(event)
         except h11.RemoteProtocolError as error:
             self.problem = str(error)
@@ -118,10 +123,10 @@ class Reading:
         head = next((event for event in self.events if isinstance(event, h11.Response)), None)
         if head is None:
             return Reply(bytes(self.data), end, problem=self.problem)
-        headers = tuple((name.decode('latin-1'), value.decode('latin-1'))
-                        for name, value in head.headers.raw_items())
+        headers = tuple((name.decode('latin-1'), text.decode('latin-1'))
+                        for name, text in head.headers.raw_items())
         body = b''.join(event.data for event in self.events if isinstance(event, h11.Data))
-        return Reply(bytes(self.data), end, head.status_code, head.reason.decode('latin-1'), headers, body,
+        return Reply(bytes(self.data), end, head.status_code, headers, body,
                      self.complete, self.parser.trailing_data[0], self.problem)
 
 
@@ -136,27 +141,24 @@ def read_reply(client, server, method='GET'):
 
 
 def read_next(client, server, before=b'', method='GET'):
-    """Return the Reply to one of several requests on a connection, as soon as it is complete.
-
-    before    the `extra` of the reply before it
-    """
+    """Return the Reply to one of several requests as soon as it is complete; before: `extra` of the last."""
     reading = Reading(method)
     if before:  # b'' would be the end
         reading.take(before)
-    return read_on(client, server, reading, lambda reading: reading.complete or reading.problem)
+    return read_on(client, server, reading, lambda: reading.complete or reading.problem)
 
 
-def read_on(client, server, reading, is_enough=lambda reading: False):
+def read_on(client, server, reading, is_enough=lambda: False):
     """Read until it is enough, the connection ends, or the server rests; return the Reply."""
     end = OPEN
-    while end == OPEN and len(reading.data) < MOST and not is_enough(reading) and comes(client, server):
+    while end == OPEN and len(reading.data) < MOST and not is_enough() and comes(client, server):
         end = reading.receive(client)
     return reading.reply(end)
 
 
 def rest_of(client, seconds):
     """Read to the end of a reply, or until nothing has come for so long; return the Reply."""
-    reading, end = Reading('GET'), OPEN
+    reading, end = Reading(), OPEN
     while end == OPEN and not reading.complete and readable(client, seconds):
         end = reading.receive(client)
     return reading.reply(end)
@@ -164,10 +166,13 @@ def rest_of(client, seconds):
 
 def request(method, path, *headers, body=b''):
     """The bytes of a request; a Content-Length is added where there is a body."""
-    lines = [f'{method} {path} HTTP/1.1', 'Host: localhost', 'Connection: close', *headers]
-    if body:
-        lines.append(f'Content-Length: {len(body)}')
-    return '\r\n'.join([*lines, '', '']).encode('latin-1') + body
+    headers = 'Host: localhost', 'Connection: close', *headers, *[f'Content-Length: {len(body)}'] * bool(body)
+    return '\r\n'.join([f'{method} {path} HTTP/1.1', *headers, '', '']).encode('latin-1') + body
+
+
+def asking(method, path, *headers, body=b''):
+    """The bytes of a request that leaves the connection open."""
+    return request(method, path, *headers, body=body).replace(b'Connection: close\r\n', b'')
 
 
 def send(client, server, data):
@@ -175,18 +180,16 @@ def send(client, server, data):
     def writable():
         return select.select([], [client], [], 0)[1]
     data = memoryview(data)
-    try:
+    with suppress(ConnectionError):  # the reply may have come before the reset
         while data and server.wait_until(lambda: writable() or readable(client)) and writable():
             data = data[client.send(data, socket.MSG_DONTWAIT):]
-    except ConnectionError:
-        pass  # the reply may have come before the reset
 
 
 def fetch(server, *pieces):
     """Send a request in pieces, each after the server has read those before; return the Reply.
 
-    Where none comes, the server may wait for more: it is told by FIN that there is no more. Some
-    servers take a FIN for a client that has gone, so it is not sent before.
+    Where none comes, FIN tells the server that there is no more; not before, as it may mean to it that
+    the client has gone.
     """
     try:
         with connect(server) as client:
@@ -210,11 +213,6 @@ def get(server, path, *headers):
     return fetch(server, request('GET', path, *headers))
 
 
-def status_of(server, data):
-    """The number of the status that the bytes get, 0 for none."""
-    return fetch(server, data).status
-
-
 def take_little(client):
     """Have the kernel take few bytes for a connection that is not read: SO_RCVBUF, socket(7)."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
@@ -224,3 +222,15 @@ def reset(client):
     """Close the connection with RST instead of FIN: SO_LINGER with 0 seconds, socket(7)."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
     client.close()
+
+
+def reset_after(data):
+    """What sends these bytes, and resets when an answer comes or the server rests."""
+    def hang_up(server):
+        client = connect(server)
+        client.sendall(data)
+        comes(client, server)
+        reset(client)
+    return hang_up
+
+

@@ -4,6 +4,7 @@
    listening socket of its own. It looks at neither path nor body, and refuses nothing. */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <err.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,15 +22,6 @@ struct client {
     char data[8192];  /* a request with a larger head is not answered */
 };
 
-static int number(const char *name)
-{
-    const char *value = getenv(name);
-    if (value && atoi(value) > 0)
-        return atoi(value);
-    fprintf(stderr, "set %s to a number\n", name);
-    exit(1);
-}
-
 static int listen_on(int port)
 {
     struct sockaddr_in address = {
@@ -38,10 +30,8 @@ static int listen_on(int port)
     setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof on);
     /* the kernel deals the connections out; on one shared socket the first worker takes nearly all */
     setsockopt(fd, SOL_SOCKET, SO_REUSEPORT, &on, sizeof on);
-    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 1024)) {
-        perror("bind");
-        exit(1);
-    }
+    if (bind(fd, (struct sockaddr *)&address, sizeof address) || listen(fd, 1024))
+        err(1, "bind");
     return fd;
 }
 
@@ -89,9 +79,8 @@ static void work(int port)
     int listener = listen_on(port), loop = epoll_create1(0);
     struct epoll_event event = {.events = EPOLLIN, .data.ptr = NULL}, ready[64];
     epoll_ctl(loop, EPOLL_CTL_ADD, listener, &event);
-    for (;;) {
-        int count = epoll_wait(loop, ready, 64, -1);
-        for (int i = 0; i < count; i++) {
+    for (;;)
+        for (int i = 0, count = epoll_wait(loop, ready, 64, -1); i < count; i++) {
             struct client *client = ready[i].data.ptr;
             if (client && !serve(client)) {
                 close(client->fd);  /* which takes it out of the loop, too */
@@ -100,22 +89,22 @@ static void work(int port)
                 int fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK);
                 if (fd < 0)
                     continue;  /* the client has left already */
-                client = malloc(sizeof *client);
+                event.data.ptr = client = malloc(sizeof *client);
                 client->fd = fd;
                 client->length = 0;
-                event = (struct epoll_event){.events = EPOLLIN, .data.ptr = client};
                 epoll_ctl(loop, EPOLL_CTL_ADD, fd, &event);
             }
         }
-    }
 }
 
 int main(void)
 {
-    int workers = number("WORKERS"), port = number("PORT");
-    for (int i = 0; i < workers; i++)
+    const char *workers = getenv("WORKERS"), *port = getenv("PORT");
+    if (!workers || !port)
+        errx(1, "set WORKERS and PORT to numbers");
+    for (int i = 0; i < atoi(workers); i++)
         if (fork() == 0)
-            work(port);
+            work(atoi(port));
     while (wait(NULL) > 0)
         ;
 }

@@ -16,6 +16,7 @@ from laboratory.instruments.client import closes, connect, read_next
 
 CLIENTS = 16  # connections at a time
 GRACE = 30  # seconds that a tool may take longer than it should
+SILENT = 'answers no request'
 WAITS = 'does not answer its clients, or does not end its replies'
 PACKAGES = {'wrk': 'wrk', 'ab': 'apache2-utils'}  # of Debian and Ubuntu
 BROWSER = {  # what Chromium sends for a page
@@ -23,16 +24,11 @@ BROWSER = {  # what Chromium sends for a page
                   'Chrome/142.0.0.0 Safari/537.36',
     'Accept': 'text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,image/webp,image/apng,'
               '*/*;q=0.8,application/signed-exchange;v=b3;q=0.7',
-    'Accept-Encoding': 'gzip, deflate, br, zstd',
-    'Accept-Language': 'en-GB,en;q=0.9',
+    'Accept-Encoding': 'gzip, deflate, br, zstd', 'Accept-Language': 'en-GB,en;q=0.9',
     'Cookie': 'session=c2Vzc2lvbiBvZiBhIHJlYWRlcg; theme=dark',
-    'Sec-Fetch-Dest': 'document',
-    'Sec-Fetch-Mode': 'navigate',
-    'Sec-Fetch-Site': 'none',
-    'Sec-Fetch-User': '?1',
-    'Upgrade-Insecure-Requests': '1',
-    'sec-ch-ua': '"Chromium";v="142", "Not_A Brand";v="99"',
-    'sec-ch-ua-mobile': '?0',
+    'Sec-Fetch-Dest': 'document', 'Sec-Fetch-Mode': 'navigate', 'Sec-Fetch-Site': 'none',
+    'Sec-Fetch-User': '?1', 'Upgrade-Insecure-Requests': '1',
+    'sec-ch-ua': '"Chromium";v="142", "Not_A Brand";v="99"', 'sec-ch-ua-mobile': '?0',
     'sec-ch-ua-platform': '"Linux"',
 }
 MS = {'us': 0.001, 'ms': 1, 's': 1000, 'm': 60_000}  # wrk's units of time
@@ -68,25 +64,25 @@ def need_tools():
         sys.exit(f'make bench puts load on the servers with wrk and ab: apt install {" ".join(missing)}')
 
 
-def wrk(port, headers, seconds):
-    """The command that measures kept connections; headers are its options."""
-    return ['wrk', '-t1', f'-c{CLIENTS}', f'-d{seconds}s', '--latency', *headers,
-            f'http://127.0.0.1:{port}/hello']
-
-
-def ab(port, headers, seconds):
-    """The command that measures a new connection for each request; headers are its options."""
+def command(kept, port, headers, seconds):
+    """The words of a tool: wrk for connections that are kept, ab for a new one for each request."""
     # -n, since -t alone ends after 50 000 requests; -r goes on after a reset; -e tells more than whole ms
-    return ['ab', '-q', '-r', '-l', f'-c{CLIENTS}', f'-t{seconds}', '-n1000000', '-s5', '-e/dev/stdout',
-            *headers, f'http://127.0.0.1:{port}/hello']
+    tool = (f'wrk -t1 -c{CLIENTS} -d{seconds}s --latency' if kept else
+            f'ab -q -r -l -c{CLIENTS} -t{seconds} -n1000000 -s5 -e/dev/stdout')
+    options = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
+    return [*tool.split(), *options, f'http://127.0.0.1:{port}/hello']
 
 
-def number(pattern, printed, otherwise=None):
+def number(pattern, printed):
     """The number that the group of the pattern finds."""
-    found = re.search(pattern, printed, re.MULTILINE)
-    if not found and otherwise is None:
-        raise LoadFailed((printed.strip().splitlines() or ['nothing was printed'])[-1])
-    return float(found[1]) if found else otherwise
+    if found := re.search(pattern, printed, re.MULTILINE):
+        return float(found[1])
+    raise LoadFailed((printed.strip().splitlines() or ['nothing was printed'])[-1])
+
+
+def failed(kinds, printed):
+    """How many requests failed, in the kinds that the pattern names."""
+    return sum(map(int, re.findall(rf'(?:{kinds}):? +(\d+)', printed, re.MULTILINE)))
 
 
 def read_wrk(printed):
@@ -94,16 +90,15 @@ def read_wrk(printed):
     def milliseconds(name):
         value, unit = re.search(rf'^ +{name} +([\d.]+)(us|ms|s|m)\b', printed, re.MULTILINE).groups()
         return float(value) * MS[unit]
+
     requests, rate = number(r'(\d+) requests in', printed), number(r'^Requests/sec: +([\d.]+)', printed)
     if not requests:
-        raise LoadFailed('answers no request')
-    kinds = 'connect', 'read', 'write', 'timeout'
-    failed = sum(number(rf'Socket errors:.*\b{kind} (\d+)', printed, 0) for kind in kinds)
-    failed += number(r'Non-2xx or 3xx responses: (\d+)', printed, 0)
+        raise LoadFailed(SILENT)
     # Little's law: the requests that are under way are those that come in a second times the seconds of each
     answered = rate * milliseconds('Latency') / 1000
     starving = f'answers less than half of the {CLIENTS} clients, and lets the others wait'
-    remark = starving if answered < CLIENTS / 2 else errors(failed)
+    errors = failed(r'\bconnect|\bread|\bwrite|\btimeout|^ +Non-2xx or 3xx responses', printed)
+    remark = starving if answered < CLIENTS / 2 else told(errors)
     return Load(int(requests), rate, milliseconds('99%'), remark)
 
 
@@ -113,16 +108,15 @@ def read_ab(printed):
         raise LoadFailed(WAITS)
     requests = number(r'^Complete requests: +(\d+)', printed)
     # not 'Failed requests', in which a reset is counted twice: as Receive and as one of the Exceptions
-    kinds = r'\(Connect', 'Receive', '^Write errors', '^Non-2xx responses'
-    failed = sum(number(rf'{kind}: +(\d+)', printed, 0) for kind in kinds)
-    if requests <= failed:
-        raise LoadFailed('answers no request')
-    return Load(int(requests), number(r'^Requests per second: +([\d.]+)', printed),
-                number(r'^99,([\d.]+)', printed), errors(failed))
+    errors = failed(r'\(Connect|Receive|^Write errors|^Non-2xx responses', printed)
+    if requests <= errors:
+        raise LoadFailed(SILENT)
+    rate, p99 = number(r'^Requests per second: +([\d.]+)', printed), number(r'^99,([\d.]+)', printed)
+    return Load(int(requests), rate, p99, told(errors))
 
 
-def errors(count):
-    return f'{count:.0f} requests failed' if count else ''
+def told(errors):
+    return f'{errors} requests failed' if errors else ''
 
 
 def keeps_connections(server):
@@ -141,9 +135,8 @@ def put_load(server, kept, headers, seconds):
     """
     server.let_rest()
     before = kernel.cpu_time(server.family())
-    options = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
-    command = (wrk if kept else ab)(server.port, options, seconds)
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
+    words = command(kept, server.port, headers, seconds)
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
         with suppress(subprocess.TimeoutExpired):
             tool.communicate(timeout=seconds / 2)
         memory = kernel.memory(server.processes())

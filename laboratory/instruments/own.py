@@ -8,16 +8,17 @@ import time
 from contextlib import suppress
 from functools import partial
 from itertools import pairwise
+from typing import NamedTuple
 
 from common import stages
+from common.run import FRAMEWORKS
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
-from laboratory.instruments.process import Bounds, ServerFailed, ServerProcess, free_port, server_path
+from laboratory.instruments.process import APPS, Bounds, ServerFailed, ServerProcess, free_port, server_path
 
-SECONDS = 60  # for each question; more for a slow server
+SECONDS = 60  # for each experiment; more for a slow server
 SLOWEST = 5  # seconds that a reply may take
 BETWEEN = 1.5  # seconds that it may pause
-IN_USE = os.strerror(errno.EADDRINUSE)
 PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 150
 OUTPUT = 20_000 * 512  # bytes, in each file
 LIMITS = '; '.join([
@@ -30,36 +31,33 @@ LIMITS = '; '.join([
 def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0):
     """A ServerProcess that runs the reader's command, within bounds."""
     port = str(free_port())
-    command = as_run(command, port, app, pep475)
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
     bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience, OUTPUT)
-    command = ['sh', '-c', f'{LIMITS}; {command}']
+    command = ['sh', '-c', f'{LIMITS}; {as_run(command, port, app, pep475)}']
     return ServerProcess(command, env=env, bounds=bounds, pace=pace, patience=patience)
 
 
-def as_run(command, port, app, pep475):
-    """The reader's command with its port and its application (None or '' for none)."""
-    command = with_app(command.replace('{port}', port), app)
-    return heeding_pythonpath(command) if pep475 == 'off' else command
+def as_run(command, port, app=None, pep475='on'):
+    """The reader's command with its port, and its application, if any, where {app} stands or behind it."""
+    command = command.replace('{port}', port)
+    if app and '{app}' not in command:  # before a comment, and what would go on in the next line
+        command = re.sub(r'(\s#.*|\s*\\)?$', r' {app}\1', command.rstrip(), count=1).rstrip(' \\')
+    if pep475 == 'off':  # -s for Python's -I and -E, which would keep the accept() of Python 2 out
+        command = re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
+    return command.replace('{app}', app or '')
 
 
-def with_app(command, app=None):
-    """The command with the application, if any, where {app} stands, or behind it."""
-    if not app or '{app}' in command:
-        return command.replace('{app}', app or '')
-    # before a comment, and what would go on in the next line
-    return re.sub(r'(\s#.*|\s*\\)?$', rf' {app}\1', command.rstrip(), count=1).rstrip(' \\')
-
-
-def heeding_pythonpath(command):
-    """The command with -s for Python's -I and -E, which would keep the accept() of Python 2 out."""
-    return re.sub(r'(\bpython[\d.]*(?: +-[a-zA-Z]+)*? +-[a-zA-Z]*)[IE]', r'\1s', command)
+class Tried(NamedTuple):
+    """What a first client has found out about a server."""
+    pace: float  # the longest pause in its reply, in seconds
+    port: str  # one of its own, if it does not listen where PORT says; else 8888, for what is typed
+    is_python3: bool
 
 
 def try_out(server):
-    """Run a server for one client; return the longest pause in the reply, in seconds. Raises ServerFailed."""
+    """Run a server for one client; return what is Tried. Raises ServerFailed."""
     with server:
         server.pace = SLOWEST / 3  # until its first byte tells how slow it is
         try:
@@ -85,40 +83,29 @@ def try_out(server):
             raise ServerFailed(f'ended when its first client came{server.exit_status()}' if ended else
                                'closed the connection without an answer' if closed else
                                f'did not answer a request within {SLOWEST} seconds', server.output())
-        return max(after - before for before, after in pairwise(times))
+        pace = max(after - before for before, after in pairwise(times))
+        port = '8888' if str(server.port) == server.env['PORT'] else str(server.port)
+        return Tried(pace, port, kernel.is_python3(server.pid))
 
 
-def start_line(shown, command):
-    """What is typed to start the server for a hint, in a terminal of its own."""
-    pep475 = 'off' if shown.path == stages.PYTHON2_ACCEPT else 'on'
-    variables = 'PORT=8888 '
-    if shown.app:
-        variables += 'PATH=$PWD/.venv/bin:$PATH '
-    if shown.path:
-        variables += f'PYTHONPATH=$PWD/{shown.path} '
-    return variables + as_one_command(as_run(command, '8888', shown.app, pep475))
-
-
-def as_one_command(command):
-    """A command as it can stand behind variables; exec would replace the shell of the reader."""
-    plain = re.fullmatch(r'(?!(\S+=\S* )*exec )[\w./ =:-]+', command)
-    return command if plain else f'sh -c {shlex.quote(command)}'
-
-
-def files_in(command):
-    """The files that the command names."""
-    command = re.sub(r'>+\s*\S+', '>', command)  # what it writes to is no file of the reader
-    try:
-        words = shlex.split(command, comments=True)
-    except ValueError:  # the shell will say what is wrong with it
-        words = command.split()
-    return [word for word in words if os.path.isfile(word)]
+def start_line(command, app='', pep475='on', port='8888'):
+    """What is typed to start the server in a terminal of its own, with an application or the old accept()."""
+    modules = {app.partition(':')[0]} if app else set(re.findall(r'\b(\w+):\w', command))
+    folders = [folder for folder in (APPS, 'part2/apps')
+               if any((stages.ROOT / folder / f'{module}.py').exists() for module in modules)]
+    folders += [stages.PYTHON2_ACCEPT] * (pep475 == 'off')
+    variables = [f'PORT={port}', *['PATH=$PWD/.venv/bin:$PATH'] * (modules & {*FRAMEWORKS} != set()),
+                 *['PYTHONPATH=' + ':'.join(f'$PWD/{folder}' for folder in folders)] * bool(folders)]
+    command = as_run(command, port, app, pep475)
+    if not re.fullmatch(r'(?!(\S+=\S* )*exec )[\w./ =:-]+', command):  # exec would replace the reader's shell
+        command = f'sh -c {shlex.quote(command)}'
+    return ' '.join([*variables, command])
 
 
 def why_untested(failed):
     """The lines that tell a reader why the server could not be tested, and what it printed."""
     told = f'Your server could not be tested: it {failed.what}.'
-    if IN_USE in str(failed):
-        told += (' It is started anew for each question, so listen on the port in PORT. If you cannot, set '
+    if os.strerror(errno.EADDRINUSE) in str(failed):
+        told += (' It is started anew for each experiment, so listen on the port in PORT. If you cannot, set '
                  'SO_REUSEADDR before bind(), and end whatever else listens on your port.')
-    return [f'{told} It printed:', *failed.printed] if failed.printed else [f'{told} It printed nothing.']
+    return [f'{told} It printed{":" if failed.printed else " nothing."}', *failed.printed]

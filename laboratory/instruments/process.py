@@ -1,6 +1,4 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
-import ctypes
-import math
 import os
 import random
 import shlex
@@ -12,41 +10,36 @@ import tempfile
 import threading
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
 
-APPS = 'laboratory/experiments/apps'  # the folder with the applications of the experiments
-GUARD_EVERY = 0.1  # seconds
+APPS = 'laboratory/instruments/apps'  # the folder with the application that experiments run
+A_WHILE = 3  # seconds in which a server has done what it does by a timer
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
-SET_CHILD_SUBREAPER = 36  # prctl(2): be to orphans what init is
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 NAP = 2  # seconds of sleep() after which a server may go on
 START = 20  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
-GONE = 'gone'  # what ends a wait, besides its condition
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
-started, starting = set(), threading.Lock()  # the pids of the servers that run now
 claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
 
 
 class ServerFailed(Exception):
-    """The server ended, did not listen in time or broke its bounds.
-
-    what, printed    what is wrong, and the last lines that the server printed
-    broken           whether it broke its bounds
-    """
+    """The server ended, did not listen in time or broke its bounds (broken)."""
 
     def __init__(self, what, output, broken=False):
         self.what, self.printed, self.broken = what, last_lines(output), broken
-        super().__init__('\n'.join([f'{what}; it printed:', *self.printed] if self.printed
-                                   else [f'{what}, and printed nothing']))
+        super().__init__('\n'.join([f'{what}; it printed:', *self.printed]) if self.printed
+                         else f'{what}, and printed nothing')
 
 
 def free_port():
@@ -54,15 +47,12 @@ def free_port():
     while True:
         address = '127.0.0.1', random.randrange(10_000, 32_000)
         claim = socket.socket(type=socket.SOCK_DGRAM)  # UDP: a server that wants TCP is not disturbed
-        with socket.socket() as probe:
-            try:
-                claim.bind(address)
-                probe.bind(address)
-            except OSError:
-                claim.close()
-                continue
-        claims.append(claim)
-        return address[1]
+        with socket.socket() as probe, suppress(OSError):  # it is taken
+            claim.bind(address)
+            probe.bind(address)
+            claims.append(claim)
+            return address[1]
+        claim.close()
 
 
 class Bounds(NamedTuple):
@@ -74,30 +64,26 @@ class Bounds(NamedTuple):
 class ServerProcess:
     """A running server: a context manager that ends it on leaving.
 
-    pid, port    of the process that listens, and where; popen is the one that was started
-    forked       {pid: parent's pid} of what it has forked since it came to rest, as far as seen
-    until_end    an ExitStack for what shall last as long as the server: connections, for example
-    folder       where it and an experiment meet: a Path, in the variable PROBES of its environment
-    last_exchange    the request that fetch() sent last, and its Reply; None for none
+    command, env     what to run, a list of strings, and variables to add; it listens on PORT if that is there
+    limit            the most descriptors it may have open, as `ulimit -n` sets it
+    bounds           ends it when it breaks them
+    pace, patience   the seconds that a reply takes, and those in which it reaches a time limit of its own
 
-    command      what to run, a list of strings; it is expected to listen, on PORT where that is in env
-    env          variables to add to the environment
-    limit        the most descriptors it may have open, as `ulimit -n` sets it
-    bounds       ends it when it breaks them; on Linux, adopts what it orphans (a daemon) as well
-    pace         the seconds that it takes for a reply
-    patience     how many seconds to wait until it reaches a time limit of its own
+    pid, port        of the process that listens, and where; popen is the one that was started
+    forked           {pid: parent's pid} of what it has forked since it came to rest, as far as seen
+    until_end        an ExitStack for what shall last as long as the server: connections, for example
+    folder           where it and an experiment meet: a Path, in the variable PROBES of its environment
+    last_exchange    the request that fetch() sent last, and its Reply; None for none
     """
 
     def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0, patience=PATIENCE):
-        self.command = command
-        if limit:
-            self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}']
+        self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}'] if limit else command
         self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
-        self.bounds, self.broken, self.stopped = bounds, None, threading.Event()
-        self.deadline, self.guarding = math.inf, None
+        self.bounds, self.broken, self.deadline = bounds, '', float('inf')
+        self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
         self.pace, self.patience = pace, patience
-        self.pid, self.port, self.own, self.seen = None, None, set(), {}
+        self.pid, self.port, self.own, self.forked = None, None, set(), {}
         self.last_exchange = None
         self.until_end = ExitStack()
 
@@ -106,24 +92,18 @@ class ServerProcess:
         self.temporary = tempfile.TemporaryDirectory()
         self.folder = Path(self.temporary.name)
         self.env['PROBES'] = self.temporary.name
-        self.strangers = kernel.children(os.getpid())
-        with starting:
-            if self.bounds and kernel.LINUX:
-                ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 1)
-            self.popen = subprocess.Popen(
-                self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
-                stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
-            started.add(self.popen.pid)
+        self.popen = subprocess.Popen(
+            self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
             if self.bounds:
-                self.guarding = threading.Thread(target=self.guard, daemon=True)
                 self.guarding.start()
             self.wait_for(self.find_listener, 'listen on a port')
             if self.bounds:
                 kernel.eventually(lambda: self.find_listener() and self.port == int(self.env['PORT']), OTHER)
                 self.let_rest()  # its workers start
                 self.deadline = time.monotonic() + self.bounds.seconds
-            self.own, self.seen = set(self.family()), {}
+            self.own, self.forked = set(self.family()), {}
             self.listeners = {pid for pid in self.own if self.port in kernel.ports(pid)}
         except BaseException:
             self.stop()
@@ -136,10 +116,6 @@ class ServerProcess:
         if self.broken:
             raise ServerFailed(self.broken, output, broken=True)
 
-    @property
-    def forked(self):
-        return self.seen
-
     def find_listener(self):
         """Set pid and port; the port that PORT names comes first. Return whether there is one."""
         found = [(pid, port) for pid in self.family() for port in kernel.ports(pid)]
@@ -149,7 +125,7 @@ class ServerProcess:
 
     def guard(self):
         """Kill it when it breaks its bounds."""
-        while not self.stopped.wait(GUARD_EVERY):
+        while not self.stopped.wait(0.1):
             if sum(map(kernel.alive, self.relatives())) > self.bounds.processes:
                 self.broken = f'started more than {self.bounds.processes} processes'
             elif time.monotonic() > self.deadline:
@@ -157,31 +133,13 @@ class ServerProcess:
             if self.broken:
                 self.kill()
 
-    def orphans(self):
-        """The pids that it orphaned and that came to us; those that have ended are reaped."""
-        if not self.bounds:
-            return set()
-        with starting:
-            children = kernel.children(os.getpid()) - self.strangers - started
-        for pid in kernel.zombies(children):
-            kernel.seen(lambda pid=pid: os.waitpid(pid, os.WNOHANG), None)
-        return set(filter(self.is_orphan, children))
-
-    def is_orphan(self, pid):
-        """Whether a child that nobody here has started comes from this server, and not from another one."""
-        group = kernel.seen(lambda: os.getpgid(pid), None)
-        if group in (None, os.getpgrp()):
-            return False
-        # a process that is exiting has no environment any more; its children have one
-        folders = (kernel.environ(each).get('PROBES') for each in (pid, *kernel.family(pid)))
-        folder = next(filter(None, folders), None)
-        return folder == self.temporary.name if folder else group == self.popen.pid
-
     def relatives(self):
         """{pid: parent's pid} of everything that it started, zombies too, parents first."""
         found = {self.popen.pid: os.getpid()} | kernel.family(self.popen.pid)
-        for pid in self.orphans():
-            found |= {pid: os.getpid()} | kernel.family(pid)
+        if self.popen.poll() is not None:  # a daemon is no descendant: the folder in its environment tells
+            for pid in psutil.pids():
+                if pid not in found and kernel.environ(pid).get('PROBES') == self.temporary.name:
+                    found |= {pid: kernel.parent(pid)} | kernel.family(pid)
         return found
 
     def family(self):
@@ -189,7 +147,7 @@ class ServerProcess:
         found = self.relatives()
         for pid, parent in found.items():
             if pid not in self.own:
-                self.seen.setdefault(pid, parent)
+                self.forked.setdefault(pid, parent)
         return list(found)
 
     def processes(self):
@@ -201,15 +159,14 @@ class ServerProcess:
         return not any(self.processes() for _ in range(3))
 
     def has_ended(self):
-        """Whether no process is left of those that listened; a new worker of a living parent is one."""
+        """Whether nobody serves any more: nobody that listened, and no worker that a living one forked."""
         if any(map(kernel.alive, self.listeners)):
             return False
-        family = set(self.processes())
-        return not any(self.port in kernel.ports(pid) for pid in family
-                       if self.forked.get(pid) in family)
+        family = self.processes()
+        return not any(self.forked.get(pid) in family and self.port in kernel.ports(pid) for pid in family)
 
     def returncode(self):
-        """That of the command, None where it still runs; waits a moment for a shell around the server."""
+        """That of the command, None where it still runs; a shell around the server may end a bit later."""
         kernel.eventually(lambda: self.popen.poll() is not None, 1)
         return self.popen.returncode
 
@@ -221,35 +178,26 @@ class ServerProcess:
         if self.bounds and self.written() >= self.bounds.output:
             return f', after printing {self.bounds.output // 10**6} MB: more is not allowed here'
         number = -status if status < 0 else status - 128  # the shell's way to tell of a signal
-        if number in list(signal.Signals):
-            return f', by {signal.Signals(number).name}'
-        return f', with exit status {status}'
-
-    def is_asleep(self):
-        return kernel.activity(self.family())[0]
+        is_signal = number in list(signal.Signals)
+        return f', by {signal.Signals(number).name}' if is_signal else f', with exit status {status}'
 
     def wait_for(self, condition, what):
-        """Wait until condition() is true and return it; raises ServerFailed."""
-        def look():
-            return condition() or self.is_gone() and GONE
+        """Wait until condition() is true; raises ServerFailed."""
         for _ in range(TRIES):
-            result, (asleep, used) = kernel.eventually(look, START), kernel.activity(self.family())
-            if result or asleep or used > START / 2:  # it had its chance
+            ready = kernel.eventually(lambda: condition() or self.is_gone(), START)
+            asleep, used = kernel.activity(self.family())
+            if ready or asleep or used > START / 2:  # it had its chance
                 break
-        if result == GONE:  # which it may have done just before
-            result = condition()
-        if not result:
+        if not condition():  # which may have come true just before its end
             ended = f', but ended{self.exit_status()}' if self.is_gone() else ''
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
-        return result
 
     def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT, nap=NAP):
         """Wait until condition() is true; return whether it became so.
 
         Gives up after `most` seconds, once the server has used WORK seconds of CPU, or once it has been at
-        rest for REST seconds. Where a thread is in sleep(), the rest must last `nap` seconds. Where it may
-        go on by itself, it must last three times its pace, and so much CPU is allowed.
-        A busy machine, on which it wants to run and cannot, makes the wait longer and not wrong.
+        rest for REST seconds (`nap` seconds if a thread is in sleep()). A slow server is given three times
+        its pace for both. A busy machine makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
         first, before, family = None, None, []
@@ -277,7 +225,7 @@ class ServerProcess:
         return condition()
 
     def let_rest(self, most=kernel.LIMIT):
-        """Wait until the server and its descendants are at rest, in sleep() too, or for so many seconds."""
+        """Wait until the server is at rest, in sleep() too, or for so many seconds."""
         self.wait_until(lambda: False, most=most, nap=0)
 
     def written(self):
@@ -300,30 +248,24 @@ class ServerProcess:
 
     def kill(self):
         """SIGKILL to every process group that it has."""
-        kernel.seen(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
+        kernel.unless_gone(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
         for pid in filter(kernel.alive, self.relatives()):
-            kernel.seen(lambda p=pid: os.killpg(os.getpgid(p), signal.SIGKILL), None)
+            kernel.unless_gone(lambda p=pid: os.killpg(os.getpgid(p), signal.SIGKILL), None)
 
     def stop(self):
         """End the server and everything that it started."""
         self.stopped.set()
-        if self.guarding and self.guarding.is_alive():  # a signal may have come while it was started
+        if self.guarding.is_alive():  # a signal may have come while it was started
             self.guarding.join()  # else it could kill by a pid that is free again
         self.until_end.close()
         kernel.eventually(lambda: self.kill() or not self.processes())
         self.popen.wait()
         self.log.close()
         self.temporary.cleanup()
-        if self.bounds:
-            kernel.eventually(lambda: not self.orphans(), 1)  # reaps the last of them
-        with starting:
-            started.discard(self.popen.pid)  # it may be stopped twice
-            if kernel.LINUX and not started:
-                ctypes.CDLL(None).prctl(SET_CHILD_SUBREAPER, 0)
 
 
 def printable(text):
-    """The text in characters that a terminal can be given: a control character becomes \\x1b, for example."""
+    """The text in characters that a terminal can be given: an ESC becomes \\x1b."""
     return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
@@ -333,16 +275,9 @@ def last_lines(output, most=10):
 
 
 def stage_server(stage, app=None, pep475='on', env=(), limit=None):
-    """A ServerProcess that runs a stage.
-
-    app       the application of a stage of part 2 or 4, in part2/apps or laboratory/experiments/apps
-    pep475    'off' for the accept() of Python 2
-    env       more variables for the environment
-    limit     the most descriptors it may have open
-    """
-    command = [sys.executable, stage.server, *([app] if app else [])]
+    """A ServerProcess that runs a stage, with an application or None; pep475 'off': Python 2's accept()."""
     env = {'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
-    return ServerProcess(command, env=env, limit=limit)
+    return ServerProcess([sys.executable, stage.server, *([app] if app else [])], env, limit)
 
 
 def server_path(pep475):

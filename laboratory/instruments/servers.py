@@ -1,5 +1,6 @@
 """The servers that are compared: the stages, those that people use, and one in C as the limit."""
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -10,11 +11,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from common import environment
 from common.stages import ROOT, python_path, stages_of
 from laboratory.instruments.process import ServerProcess, free_port
 
-VENV = ROOT / '.venv-bench'  # made by make
-PYTHON = f'Python {sys.version.split()[0]}'
+VENV = ROOT / '.venv-bench'
+GRADED = 'tests/corpus/requirements.txt'  # has their versions
 LIMIT, YOURS = 'C epoll', 'your server'
 APPLICATION = 'wsgiapp:app'  # of part2/apps
 FOREIGN = {  # as their documentation starts them; they log no requests
@@ -39,16 +41,10 @@ class Server(NamedTuple):
 
     def start(self, workers):
         """A ServerProcess that runs it with so many workers, where it has workers."""
-        port = str(free_port())
-        values = {'{port}': port, '{workers}': str(workers), '{app}': APPLICATION}
-        env = {'PORT': port, 'WORKERS': str(workers), 'PYTHONPATH': python_path('on')}
-        return ServerProcess([with_values(word, values) for word in self.command], env=env)
-
-
-def with_values(word, values):
-    for name, value in values.items():
-        word = word.replace(name, value)
-    return word
+        values = {'port': str(free_port()), 'workers': str(workers), 'app': APPLICATION}
+        words = [re.sub('{(port|workers|app)}', lambda name: values[name[1]], word) for word in self.command]
+        env = {'PORT': values['port'], 'WORKERS': values['workers'], 'PYTHONPATH': python_path('on')}
+        return ServerProcess(words, env=env)
 
 
 def stages():
@@ -57,10 +53,22 @@ def stages():
             for part in ('part3', 'part4') for stage in stages_of(part)]
 
 
+def programs():
+    """The names of the packages that FOREIGN needs; the first is that of BASE."""
+    return list(dict.fromkeys(command.split()[0].removesuffix('-serve') for command in FOREIGN.values()))
+
+
 def foreign():
-    """Those of FOREIGN that are installed."""
+    """Those of FOREIGN that can be installed here, in .venv-bench; exits with one line without BASE."""
+    versions = {line.partition('==')[0]: line for line in (ROOT / GRADED).read_text().splitlines()}
+    base, *others = map(versions.get, programs())
+    environment.python(VENV.name, GRADED, [base], others)
     found = [Server(name, shlex.split(f'{VENV}/bin/{command}')) for name, command in FOREIGN.items()]
-    return [server for server in found if os.path.exists(server.command[0])]
+    left_out = [server.name for server in found if not os.path.exists(server.command[0])]
+    if left_out:
+        print(f'{", ".join(left_out)}: left out, since pip could not install it here; '
+              f'rm -r {VENV.name} lets it try again', file=sys.stderr)
+    return [server for server in found if server.name not in left_out]
 
 
 def own(command):
@@ -71,12 +79,10 @@ def own(command):
 @contextmanager
 def limit():
     """Gives a list with the server in C, which is compiled for as long as that; an empty one without cc."""
-    source = Path(__file__).with_name('epoll.c')
     with tempfile.TemporaryDirectory() as folder:
-        program = os.path.join(folder, 'epoll')
-        compiler = ['cc', '-O2', '-o', program, source]
+        compiler = ['cc', '-O2', '-o', f'{folder}/epoll', Path(__file__).with_name('epoll.c')]
         if shutil.which('cc') and subprocess.run(compiler, stderr=subprocess.DEVNULL).returncode == 0:
-            yield [Server(LIMIT, [program])]
+            yield [Server(LIMIT, [f'{folder}/epoll'])]
         else:
             print(f'{LIMIT} is left out, since cc cannot compile it here: apt install gcc libc6-dev',
                   file=sys.stderr)
@@ -85,8 +91,7 @@ def limit():
 
 def versions():
     """What is installed for comparison, each with its version."""
-    names = {command.split()[0].removesuffix('-serve') for command in FOREIGN.values()}
-    folders = [str(folder) for folder in VENV.glob('lib/python*/site-packages')]
-    found = [f'{name} {package.version}' for name in sorted(names)
-             for package in metadata.distributions(name=name, path=folders)]
-    return [PYTHON, *found]
+    folders = list(map(str, VENV.glob('lib/python*/site-packages')))
+    return [f'Python {sys.version.split()[0]}', *(
+        f'{name} {package.version}' for name in sorted(programs())
+        for package in metadata.distributions(name=name, path=folders))]

@@ -19,34 +19,31 @@ from laboratory.instruments.process import ServerFailed, printable
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
 ESCAPES = re.compile(r'\x1b(\[\[?[0-?]*.|O?.?)')  # what an arrow or a function key sends
-NOBODY_READS = errno.EPIPE, errno.EIO  # a closed pipe or terminal
 ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last when the terminal is closed
 
 
 def run(main):
     """Run a command: a signal ends it after it has cleaned up, a failure with a message."""
     for signum in ENDINGS:
-        if signal.getsignal(signum) != signal.SIG_IGN:  # as nohup does
-            signal.signal(signum, end)
+        is_ignored = signal.getsignal(signum) == signal.SIG_IGN  # as nohup has it
+        signal.signal(signum, go_on if is_ignored else end)  # servers inherit SIG_IGN, but no handler
+    sys.stdout.reconfigure(errors='replace')  # an ASCII terminal has no arrows
     status = 1
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # blocked by environment.py
-        status = main()
-    except KeyboardInterrupt as interrupt:
-        status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
-    except ServerFailed as failed:
-        print(f'The server {failed}', file=sys.stderr)
-        status = 2
-    except OSError as error:
-        if error.errno not in NOBODY_READS:
-            raise
-    finally:
-        for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
-            kernel.send(pid, signal.SIGKILL)
-    try:
+        try:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # blocked by environment.py
+            status = main()
+        except KeyboardInterrupt as interrupt:
+            status = 128 + (interrupt.args[0] if interrupt.args else signal.SIGINT)
+        except ServerFailed as failed:
+            print(f'The server {failed}', file=sys.stderr)
+            status = 2
+        finally:
+            for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
+                kernel.send(pid, signal.SIGKILL)
         sys.stdout.flush()
     except OSError as error:
-        if error.errno not in NOBODY_READS:
+        if error.errno not in (errno.EPIPE, errno.EIO):  # a closed pipe or terminal
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what Python flushes at its end
     for signum in ENDINGS:  # Python takes its own handlers away some time before it ends
@@ -57,8 +54,12 @@ def run(main):
 def end(signum, frame):
     """Let the command clean up, once: more signals change nothing."""
     for each in ENDINGS:
-        signal.signal(each, lambda *_: None)
+        signal.signal(each, go_on)
     raise KeyboardInterrupt(signum)
+
+
+def go_on(signum, frame):
+    """Heed no signal."""
 
 
 def predict(question):

@@ -5,9 +5,8 @@ folder, which the server is given as PROBES. A reader who runs it by hand needs 
 """
 import json
 import os
-import sys
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from wsgiref.validate import validator
 
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
@@ -22,18 +21,14 @@ class Cancelled(BaseException):
 
 def note(name, text, environ):
     """Append a line to a file of the folder; without one, print it where the server prints."""
-    if not FOLDER:
-        print(text, file=environ['wsgi.errors'], flush=True)
-        return
-    with open(f'{FOLDER}/{name}', 'a') as file:
-        file.write(f'{text}\n')
+    with open(f'{FOLDER}/{name}', 'a') if FOLDER else nullcontext(environ['wsgi.errors']) as file:
+        print(text, file=file, flush=True)
 
 
 def wait_for_the_experiment():
     """Wait until the experiment lets go of its FIFO; without one, two seconds."""
     if not FOLDER:
-        time.sleep(2)
-        return
+        return time.sleep(2)
     with suppress(FileNotFoundError):  # it lets go at any moment: then there is no FIFO, or no writer
         fd = os.open(f'{FOLDER}/fifo', os.O_RDONLY | os.O_NONBLOCK)
         os.set_blocking(fd, True)
@@ -56,15 +51,15 @@ class Noted:
 
 
 def app(environ, start_response):
-    behaviour = BEHAVIOURS.get(environ['PATH_INFO'].partition('?')[0], show_environ)
+    behaviour = BEHAVIOURS.get(environ['PATH_INFO'].partition('?')[0], answer(body=environ_of))
     return behaviour(environ, start_response)
 
 
-def answer(status, *headers, body=(b'a body',)):
-    """An application that gives always the same answer."""
+def answer(status='200 OK', *headers, body=(b'a body',)):
+    """An application that gives always the same answer; body may be a function of the environ."""
     def behaviour(environ, start_response):
         start_response(status, [*TEXT, *headers])
-        return list(body)
+        return body(environ) if callable(body) else list(body)
     return behaviour
 
 
@@ -75,67 +70,40 @@ def fail(error):
     return behaviour
 
 
-def show_environ(environ, start_response):
-    start_response('200 OK', [*TEXT])
+def environ_of(environ):
     return [json.dumps(environ, default=repr).encode()]
 
 
-def show_header(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return [environ.get('HTTP_X_PROBE', '').encode('latin-1')]
-
-
-def show_process(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return [str(os.getpid()).encode()]
-
-
-def show_body(environ, start_response):
+def body_of(environ):
     length = environ.get('CONTENT_LENGTH') or (1_000_000 if environ['REQUEST_METHOD'] == 'POST' else 0)
-    body = environ['wsgi.input'].read(int(length))
-    start_response('200 OK', [*TEXT])
-    return [body]
+    return [environ['wsgi.input'].read(int(length))]
 
 
 def use_write(environ, start_response):
-    write = start_response('200 OK', [*TEXT])
-    write(b'written, ')
+    start_response('200 OK', [*TEXT])(b'written, ')
     return [b'returned']
 
 
-def change_status_before_headers(environ, start_response):
-    def body():
-        yield b''
-        try:
-            raise KeyError
-        except KeyError:
-            start_response('500 Changed', [*TEXT], sys.exc_info())
-        yield b'changed'
-    start_response('200 OK', [*TEXT])
-    return body()
-
-
-def change_status_after_headers(environ, start_response):
-    def body():
-        yield b'sent, '
-        try:
-            raise KeyError
-        except KeyError:
+def change_status(first):
+    """An application that changes its status after the first piece of its body."""
+    def behaviour(environ, start_response):
+        def body():
+            yield first
             try:
-                start_response('500 Changed', [*TEXT], sys.exc_info())
+                start_response('500 Changed', [*TEXT], (KeyError, KeyError(), None))
             except KeyError:
                 yield b'raised again'
-    start_response('200 OK', [*TEXT])
-    return body()
+            else:
+                yield b'changed'
+        start_response('200 OK', [*TEXT])
+        return body()
+    return behaviour
 
 
-def wait_between_chunks(environ, start_response):
-    def body():
-        yield b'before, '
-        wait_for_the_experiment()
-        yield b'after'
-    start_response('200 OK', [*TEXT])
-    return body()
+def wait_between_pieces(environ):
+    yield b'before, '
+    wait_for_the_experiment()
+    yield b'after'
 
 
 def wait_without_end(environ):
@@ -150,8 +118,7 @@ def wait_without_end(environ):
 
 def do_not_return(environ, start_response):
     wait_without_end(environ)
-    start_response('200 OK', [*TEXT])
-    return [b'returned']
+    return answer(body=[b'returned'])(environ, start_response)
 
 
 def stop_halfway(environ, start_response):
@@ -161,35 +128,9 @@ def stop_halfway(environ, start_response):
     yield b'after'
 
 
-def note_smuggled(environ, start_response):
+def note_smuggled(environ):
     note('smuggled', 'the application was called with /smuggled', environ)
-    start_response('200 OK', [*TEXT])
     return [b'smuggled']
-
-
-def closable(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return Noted([b'to be closed'], environ)
-
-
-def large(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return (b'x' * 65536 for _ in range(300))
-
-
-def megabytes(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return (b'x' * 65536 for _ in range(64))
-
-
-def ten_pieces(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return (MEGABYTE for _ in range(10))
-
-
-def one_piece(environ, start_response):
-    start_response('200 OK', [*TEXT])
-    return [MEGABYTE * 10]
 
 
 def raise_after_headers(environ, start_response):
@@ -198,50 +139,45 @@ def raise_after_headers(environ, start_response):
     raise KeyError('after the headers')
 
 
-def do_not_start(environ, start_response):
-    return [b'never started']
-
-
 def start_twice(environ, start_response):
     start_response('200 OK', [*TEXT])
-    start_response('200 OK', [*TEXT])
-    return [b'started twice']
+    return answer(body=[b'started twice'])(environ, start_response)
 
 
 def checked(environ, start_response):
     """An application inside wsgiref.validate, whose complaints are noted."""
     environ.setdefault('SCRIPT_NAME', '')  # PEP 3333 lets it be absent, the validator does not
     try:
-        return Noted(validator(show_body)(environ, start_response), environ)
+        return Noted(validator(answer(body=body_of))(environ, start_response), environ)
     except AssertionError as complaint:
         note('complaints', complaint, environ)
         raise
 
 
 BEHAVIOURS = {
-    '/body': show_body,
-    '/process': show_process,
-    '/header': show_header,
+    '/body': answer(body=body_of),
+    '/process': answer(body=lambda environ: [str(os.getpid()).encode()]),
+    '/header': answer(body=lambda environ: [environ.get('HTTP_X_PROBE', '').encode('latin-1')]),
     '/write': use_write,
-    '/change-before': change_status_before_headers,
-    '/change-after': change_status_after_headers,
-    '/wait': wait_between_chunks,
+    '/change-before': change_status(b''),
+    '/change-after': change_status(b'sent, '),
+    '/wait': answer(body=wait_between_pieces),
     '/stuck': do_not_return,
     '/stuck-halfway': stop_halfway,
-    '/smuggled': note_smuggled,
-    '/closable': closable,
+    '/smuggled': answer(body=note_smuggled),
+    '/closable': answer(body=lambda environ: Noted([b'to be closed'], environ)),
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
     '/binary': answer('200 OK', body=[ALL_BYTES]),
-    '/large': large,
-    '/megabytes': megabytes,
-    '/ten-pieces': ten_pieces,
-    '/one-piece': one_piece,
+    '/large': answer(body=lambda environ: (b'x' * 65536 for _ in range(300))),
+    '/megabytes': answer(body=lambda environ: (b'x' * 65536 for _ in range(64))),
+    '/ten-pieces': answer(body=lambda environ: (MEGABYTE for _ in range(10))),
+    '/one-piece': answer(body=lambda environ: [MEGABYTE * 10]),
     '/raise-before': fail(KeyError('before the headers')),
     '/raise-after': raise_after_headers,
     '/exit': fail(SystemExit('an application must not end its server')),
     '/cancelled': fail(Cancelled()),
     '/refused': fail(ConnectionRefusedError('the database of the application, not the client')),
-    '/no-start': do_not_start,
+    '/no-start': lambda environ, start_response: [b'never started'],
     '/start-twice': start_twice,
     '/break-header': answer('200 OK', ('X-Break', 'one\r\nX-Smuggled: two')),
     '/break-status': answer('200 OK\r\nX-Smuggled: two'),

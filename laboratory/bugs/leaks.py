@@ -1,0 +1,102 @@
+"""uses no more memory and descriptors after many requests"""
+import re
+from itertools import pairwise
+
+from laboratory.instruments import kernel, views, wsgi
+from laboratory.instruments.client import connect, read_reply
+from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, bug, passed
+from laboratory.instruments.workers import GET, KEPT
+
+SLOW = 0.2  # seconds for a reply
+ROUNDS = 5  # of requests
+HANG_UPS = 20  # clients that leave in the middle of a request
+TIMES = 3
+LEAK = 50  # bytes for each request
+NOISE = 65536  # bytes
+
+
+def answered(server, number):
+    """Send so many requests at once on a connection; return how many are answered."""
+    with connect(server) as client:
+        client.sendall(KEPT * (number - 1) + GET)
+        return len(re.findall(rb'HTTP/1\.[01] 200 ', read_reply(client, server).data))
+
+
+def taken(server):
+    """The memory and the descriptors that a server at rest has."""
+    server.let_rest()
+    pids = server.processes()
+    return kernel.anonymous_memory(pids), kernel.descriptors(pids)
+
+
+def least_growth(amounts):
+    return min(after - before for before, after in pairwise(amounts))  # what leaks, leaks each time
+
+
+def kept_of_hang_ups(server):
+    """How many descriptors more the server has when some clients have left in the middle of a request."""
+    pids = server.processes()
+    before = kernel.descriptors(pids)
+    for _ in range(HANG_UPS):
+        with connect(server) as client:
+            client.sendall(GET[:20])
+    wsgi.must_answer(server)  # behind them in the backlog: all of them have been accepted
+    server.wait_until(lambda: kernel.descriptors(pids) <= before)
+    return kernel.descriptors(pids) - before
+
+
+def experiment(server, step):
+    if server.pace > SLOW:
+        return Result(NOT_TESTED, detail='it answers too slowly to be asked so often')
+    each, times = (100, 20) if answered(server, 100) == 100 else (1, 30)
+    number, amounts = each * times, [taken(server)]
+    for _ in range(ROUNDS):
+        if sum(answered(server, each) for _ in range(times)) < number:
+            raise NoAnswer(f'not all of {number} requests are answered')
+        amounts.append(taken(server))
+    step(f'{ROUNDS * number} requests have been answered', views.processes)
+    memory, descriptors = map(least_growth, zip(*amounts, strict=True))
+    if memory > max(NOISE, LEAK * number):
+        return bug('memory', f'it uses {memory // number} more bytes of memory for each request')
+    if descriptors > 1:
+        kept = f'it keeps {descriptors} more descriptors for {times} clients that have left'
+        return bug('descriptors', kept)
+    kept = min(kept_of_hang_ups(server) for _ in range(TIMES))
+    if kept > 1:
+        step(f'{TIMES * HANG_UPS} clients have left in the middle of a request', views.processes)
+        return bug('hang_ups', f'it keeps {kept} more descriptors for {HANG_UPS} clients that hang up')
+    return passed(f'it uses no more than before, even after {ROUNDS * number} requests')
+
+
+OPEN = 'for pid in {pids}; do ls /proc/$pid/fd | wc -l; done'
+MANY = r'(?m)^([3-9]\d|\d{3})$'
+CASES = {
+    'memory': Case(
+        'leaks memory',
+        "for i in 1 2 3 4; do curl -s -o /dev/null 'localhost:8888/binary?[1-9000]'; "
+        "ps -o rss= -p {pids}; echo; done", '',
+        'You see kilobytes that grow each time: you keep something of a request that is over.', """
+        Let many clients come and go, and look at your processes:
+        {see}
+        Each number is the memory of a process, or its descriptors. Type it again: which of them grows?
+
+        Something stays when a request is over: an entry in a list, a table or a set, a socket, a copy of
+        it. What you add or open for a client has to go when it goes, also after an error or a time limit.
+
+        In a finally of handle_client(), remove the entry in each list, dict and set, unregister() the
+        socket and close() it. os.dup() and os.fork() make copies, which have to be closed too. tracemalloc
+        (Python docs) shows which line has taken the memory."""),
+    'descriptors': Case(
+        'leaks descriptors',
+        'for i in $(seq 100); do curl -s -o /dev/null localhost:8888/binary; done; ' + OPEN, MANY,
+        'You see about 100, in one number or in all together: close what you open for a client.'),
+    'hang_ups': Case(
+        'leaks the descriptors of clients that hang up',
+        'for i in $(seq 100); do '
+        "(curl -s -m 1 -H 'Content-Length: 9' -d x localhost:8888/body &); done; sleep 3; " + OPEN, MANY,
+        'You see about 100, in one number or in all together: close it, too, when a client hangs up.'),
+}
+BUG = about(
+    globals(), cases=CASES, apps=wsgi.PROBES,
+    predict='Ten thousand requests have been answered. How much more memory does the server need now?',
+    why='what belongs to a request goes with it, whether the client gets its reply or hangs up before.')

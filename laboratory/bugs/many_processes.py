@@ -1,0 +1,50 @@
+"""needs no process for each client"""
+from laboratory.instruments import children, views, workers, wsgi
+from laboratory.instruments.experiment import Case, about, bug, passed
+
+CLIENTS = 100  # that say nothing
+
+
+def experiment(server, step):
+    server.let_rest()  # its workers start
+    before = len(server.processes())
+
+    def more():
+        return len(server.processes()) - before
+    clients = len(workers.silent_clients(server, CLIENTS))
+    server.wait_until(lambda: more() >= clients)
+    step(f'{clients} clients are connected and say nothing', views.processes)
+    seen = f'{more()} more processes for {clients} silent clients'
+    return bug('process_each', seen) if more() >= clients // 2 else passed(seen)
+
+
+def some_are_silent(server):
+    """A few clients say nothing."""
+    for _ in range(3):
+        children.connected(server)
+        server.let_rest()
+
+
+CASES = {
+    'process_each': Case(
+        'needs a process for each client',
+        'for i in $(seq 20); do (sleep 5 | curl -s -m 6 telnet://localhost:8888 >/dev/null &); done; '
+        'sleep 1; ps -A -o ppid | grep -cw {pid}',
+        '(?m)^2[0-9]$',
+        'You see about 20: each silent client has a process. Fork a few before they come (prefork).', """
+        Let twenty clients say nothing, and count the children of your server:
+        {see}
+        Do it again with thirty. What decides how many there are?
+
+        A process can serve one client after the other. So make a few before the first client comes, and let
+        none of them end. They all wait at one listening socket, and the kernel gives each client to one.
+
+        In serve_forever(), call os.fork() WORKERS times before the first accept(). Each child, a worker,
+        has the loop: accept(), handle the client, accept() again. The parent only waits, in signal.pause().
+        Take WORKERS from os.environ, else os.cpu_count()."""),
+}
+BUG = about(
+    globals(), cases=CASES, apps=wsgi.PROBES, situation=some_are_silent,
+    witness='100 more processes for 100 silent clients',
+    predict='A hundred clients connect and say nothing. How many more processes does the server have then?',
+    why='a few workers, forked in advance, share the listening socket. No client makes a new one.')

@@ -1,0 +1,124 @@
+"""ends an application that never returns"""
+import time
+
+from laboratory.instruments import kernel, process, views, wsgi
+from laboratory.instruments.children import connected
+from laboratory.instruments.client import OPEN, connect, read_reply, readable, request, rest_of, take_little
+from laboratory.instruments.experiment import Case, about, bug, passed
+from laboratory.instruments.workers import listeners, so_long, wait_for_new_workers, workers_of
+
+STUCK = request('GET', '/stuck')
+MEGABYTES = 64 * 65536  # bytes of the reply to /megabytes
+
+
+def experiment(server, step):
+    wsgi.must_answer(server)
+    _, workers = workers_of(server)
+    stuck, begin = [connected(server) for _ in workers or [None]], time.monotonic()
+    with wsgi.fifo(server):
+        for client in stuck:
+            client.sendall(STUCK)
+            server.let_rest()  # or the same worker could get the next one as well
+        step('Each worker is held up by an application that does not return', views.processes)
+        ended = kernel.eventually(lambda: all(map(readable, stuck)), server.patience)
+        limit = time.monotonic() - begin
+        server.let_rest()
+        step('A while later', views.processes)
+        served = ended and wsgi.survives(server)
+    if not ended:
+        return bug('stuck', f'an application that does not return holds up its worker {so_long(server)}')
+    if server.wait_until(lambda: wsgi.times_noted(server, 'returned')):
+        return bug('still_runs', 'the client is answered, but its application still runs')
+    if not served:
+        return bug('next_client', 'the next client is not served')
+    # with a longer limit the others take too long
+    return limit < process.A_WHILE and (cut_off(server, limit) or stays_halfway(server)) or passed(
+        'the application is ended, and the next client is served')
+
+
+def cut_off(server, seconds):
+    """The bug of a time limit of so many seconds that ends what is not stuck, None for none."""
+    before = listeners(server)
+
+    def worker_ends():
+        return kernel.eventually(lambda: before - listeners(server), 2 * seconds)
+    if worker_ends():
+        return bug('idle_worker', 'an idle worker ends, although its application has returned')
+    with connect(server) as client:
+        take_little(client)
+        client.sendall(request('GET', '/megabytes'))
+        if worker_ends() or len(read_reply(client, server).body) < MEGABYTES:
+            return bug('slow_reader',
+                       'a client that takes its time to read is cut off, although no application is stuck')
+
+
+def stays_halfway(server):
+    """The bug of an application that stops in the middle of its reply and is not ended, None for none."""
+    client = connected(server)
+    with wsgi.fifo(server):
+        client.sendall(request('GET', '/stuck-halfway'))
+        if rest_of(client, server.patience).end == OPEN:
+            return bug('halfway',
+                       f'an application that stops in the middle of its reply stays {so_long(server)}')
+
+
+def an_application_is_stuck(server):
+    """A request whose application does not return, until the time limit ends it."""
+    server.let_rest()  # the worker starts
+    workers = kernel.children(server.pid)
+    with wsgi.fifo(server), connect(server) as client:
+        client.sendall(STUCK)
+        wait_for_new_workers(server, workers)
+
+
+CASES = {
+    'stuck': Case(
+        'waits for ever for its application', 'curl -m 40 localhost:8888/stuck', '',
+        'You see curl give up. Start a timer before the call, and end the worker when it fires.', """
+        See whom your time limit ends, and when:
+        {see}
+        If curl gives up first, its worker is still in the application, and serves nobody. In the test,
+        APP_TIMEOUT is 0.5: does your server read it?
+
+        A worker cannot end the call that it is in. But the kernel can send it a signal after some time,
+        which ends the worker. The supervisor makes a new one.
+
+        Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT). SIGALRM then
+        ends the process. Set the timer to 0 while you send, because the client may be slow, and in a
+        finally. With threads, check a deadline in your loop. Read float(os.environ['APP_TIMEOUT'])."""),
+    'next_client': Case(
+        'serves nobody when its applications were ended',
+        'for pid in {pids}; do curl -sS -m 40 localhost:8888/stuck & done; wait; '
+        'curl -i -m 5 localhost:8888/', '',
+        'You see no answer to the last client: no worker is free, or has come in place of one that ended.'),
+    'still_runs': Case(
+        'answers for an application that still runs',
+        'echo {pids}; curl -i -m 40 localhost:8888/stuck; echo {pids}', '',
+        'You see the same pids before and after: one of them still runs the application. End it.'),
+    'idle_worker': Case(
+        'limits the time of idle workers, too',
+        'curl -so /dev/null localhost:8888/; echo {pids}; sleep 35; echo {pids}', '',
+        'You see other pids the second time: stop the timer when the application has returned.'),
+    'slow_reader': Case(
+        'limits the time of slow clients, too',
+        'curl -s localhost:8888/ten-pieces | '
+        '(for i in $(seq 35); do head -c 100000; sleep 1; done; cat) | wc -c', '',
+        'You see a number other than 10000000: your time limit ends the worker. Stop it while you send.'),
+    'halfway': Case(
+        'does not end an application that stops in the middle of its reply',
+        'curl -m 40 localhost:8888/stuck-halfway', '',
+        'You see "before," at most, and curl times out: limit the time for each piece of the reply, too.', """
+        Be the client of an application that stops in the middle of its reply:
+        {see}
+        It has returned, and curl gets the first piece. Who makes the next one, and how long may that take?
+
+        The pieces can come from a generator: code of the application, which can get stuck like the call.
+
+        Leave the timer on while your loop asks for the pieces. Stop it while you send one, and start it
+        again when it is sent. Stop it for good in a finally, after the loop."""),
+}
+BUG = about(
+    globals(), cases=CASES, apps=wsgi.PROBES, env={'APP_TIMEOUT': '0.5'}, situation=an_application_is_stuck,
+    witness='an application that does not return holds up its worker for 5 seconds and more',
+    predict='An application never returns. How long does its worker wait for it?',
+    why='the supervisor only sees workers that end. So a timer ends one whose application does not return.')

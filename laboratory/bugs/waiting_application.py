@@ -1,0 +1,60 @@
+"""answers others while an application waits"""
+from laboratory.instruments import kernel, process, views, wsgi
+from laboratory.instruments.children import connected
+from laboratory.instruments.client import read_next, readable, request
+from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
+from laboratory.instruments.workers import GET, held_up, let_applications_wait, workers_of
+
+
+def experiment(server, step):
+    with wsgi.fifo(server):
+        waiting, kept = let_applications_wait(server, len(workers_of(server)[1]) or 1)
+        if not wsgi.noted(server, 'waiting'):
+            raise NoAnswer('the application is not called')
+        step('In each worker an application waits, and others send requests', views.processes)
+        others = held_up(server, kept)
+    if others:
+        return bug('others_wait', f'{others} while an application waits in each worker')
+    kernel.eventually(lambda: all(map(readable, waiting)), process.A_WHILE)
+    if any(not readable(client) or read_next(client, server).status != 200 for client in waiting):
+        return bug('no_reply', 'the reply of an application that has waited does not come')
+    return passed('all others are answered while an application waits in each worker')
+
+
+def an_application_waits(server):
+    """An application waits, and another client sends a request; then the application returns."""
+    waiting = connected(server)
+    with wsgi.fifo(server):
+        waiting.sendall(request('GET', '/stuck'))
+        server.let_rest()
+        another = connected(server)
+        another.sendall(GET)
+        server.wait_until(lambda: readable(another))
+    server.let_rest()
+
+
+CASES = {
+    'others_wait': Case(
+        'lets an application that waits hold up the others',
+        'for pid in {pids}; do (curl -s -m 9 localhost:8888/stuck &); sleep 0.2; done; '
+        'curl -i -m 2 localhost:8888/process', 'timed out',
+        'You see curl time out: a worker whose application waits serves nobody. Call it in a thread.', """
+        Ask for pages whose applications wait:
+        {see}
+        curl gives up. What does your loop do while an application runs, and when it returns?
+
+        While the application runs, your loop does not. So something else in the worker has to run it, and
+        hand the response to the loop. That may be asleep, and has to be woken up.
+
+        After the fork, start some threads (threading.Thread) that take requests from a queue.SimpleQueue
+        and call the application. What it returns goes into a buffer of the connection. Then send a byte
+        into a socket.socketpair(), whose other end is in your selector: select() returns."""),
+    'no_reply': Case(
+        'forgets the reply of an application that has waited', 'curl -i -m 9 localhost:8888/wait', '',
+        'You see curl time out: the application has returned, and nothing wakes you. Use a socketpair.'),
+}
+BUG = about(
+    globals(), cases=CASES, apps=wsgi.PROBES, situation=an_application_waits,
+    witness='other clients get no answer while an application waits in each worker',
+    predict='In each worker an application waits for something. Are other clients answered?',
+    why='while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.')

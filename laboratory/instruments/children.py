@@ -1,0 +1,109 @@
+"""The clients and the children of a server that may fork: connecting, waiting for them, counting zombies."""
+import signal
+from functools import partial
+
+from laboratory.instruments import kernel
+from laboratory.instruments.client import REQUEST, ask, connect, read_reply, readable
+from laboratory.instruments.experiment import NoAnswer
+from laboratory.instruments.process import A_WHILE
+
+CHILDREN = 24  # how many end at once, and how many clients come and go
+NONE_SEEN = 'it was not seen to fork a child for a client'
+SILENT = 'no new child waits for a client that says nothing'
+
+
+def number_of_clients(server):
+    """How many clients come and go: fewer where each reply takes long."""
+    return min(CHILDREN, max(4, int(12 / (server.pace or 0.1))))
+
+
+def connected(server):
+    """A connection that lasts as long as the server does, or until it is closed."""
+    return server.until_end.enter_context(connect(server))
+
+
+def connect_to_child(server):
+    """Open a connection that says nothing; return it and the child that serves it (or None)."""
+    before = set(server.family())
+    client = connected(server)
+    server.wait_until(lambda: set(server.family()) - before)
+    return client, next(iter(set(server.family()) - before), None)
+
+
+def answers(server):
+    with connect(server) as client:
+        return bool(ask(client, server))
+
+
+def answers_in_a_while(client, server, pids=()):
+    """Send a request; return whether it is answered, also by a server that takes its time (comes_to())."""
+    return bool(ask(client, server) or server.comes_to(partial(readable, client), A_WHILE, pids)
+                and read_reply(client, server).data)
+
+
+def zombies(server):
+    """The children that have ended and were not waited for, in the whole family; an orphan is init's."""
+    return kernel.zombies(server.forked.keys() & set(server.family()))
+
+
+def reaped(server):
+    """A number that grows whenever a child is reaped."""
+    return sum(map(kernel.faults_of_the_reaped, server.own))
+
+
+def forks(server):
+    """Whether the server forks for clients: three of five make it fork or reap a child."""
+    server.until_end.close()  # silent clients would be in the way
+    seen = []
+    while seen.count(True) < 3 and seen.count(False) < 3:
+        before = len(server.forked), reaped(server)
+
+        def something(before=before):
+            return (len(server.forked), reaped(server)) != before
+        with connect(server) as client:
+            at_once = server.wait_until(something, nap=0)  # what comes later may have another reason
+            client.sendall(REQUEST)
+            server.wait_until(partial(readable, client), pause=0)  # a child may live for a moment only
+            if not read_reply(client, server).data:
+                raise NoAnswer('one of three clients that come one after the other is not answered')
+        seen.append(at_once or server.wait_until(something, nap=0))
+    return seen.count(True) == 3
+
+
+def parents(server):
+    """The processes that have forked the children."""
+    return set(server.forked.values()) & server.own
+
+
+def handlers(server):
+    """Whether each process that forks has a handler for SIGCHLD; None where the kernel does not tell."""
+    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents(server) or server.listeners]
+
+
+def all_end(server):
+    """Whether every child that was forked ends within a while."""
+    def done():
+        server.family()  # notes those that were forked just now
+        return not any(map(kernel.alive, server.forked))
+    return server.wait_until(done) or kernel.eventually(done, A_WHILE)
+
+
+def reaps_later(server):
+    """Whether no zombie is left after a while, or when one more client has come."""
+    before = zombies(server)
+
+    def left():
+        return len(zombies(server) & before)
+    while most := left():
+        if not server.comes_to(lambda most=most: left() < most, A_WHILE):
+            answers(server)
+            return server.wait_until(lambda: not left())
+    return True
+
+
+def one_is_silent(server):
+    """A client says nothing, and another one sends a request: what several bugs are traced with."""
+    connected(server)
+    server.let_rest()
+    ask(connected(server), server)
+    server.let_rest()

@@ -1,0 +1,207 @@
+"""What a bug is, and how its experiment is run on a server.
+
+An experiment is a function that is given a running server (a ServerProcess) of which it knows nothing
+else, and returns a Result. It acts as the clients, and looks at the processes through the kernel.
+It calls step() with a few words and a view at the moments that are worth a look.
+"""
+import errno
+import os
+import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from inspect import cleandoc
+from typing import NamedTuple
+
+from common.stages import Stage
+from laboratory.instruments.client import one_request
+from laboratory.instruments.process import ServerFailed, last_lines
+
+PASS, BUG = 'pass', 'bug'
+NO_CHILD, NO_HANDLER, NO_WORKER = 'no child', 'no handler', 'no worker'  # the experiment does not apply
+NOT_TESTED = 'not tested'  # this server gives no occasion to see it
+NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
+UNJUDGED = [ENDED, ERROR, NO_ANSWER]  # mend that first
+FROM_BAD_TO_GOOD = [*UNJUDGED, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
+RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
+NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
+ERRNO = re.compile(r'\bErrno (\d+)\b|\b(E[A-Z]{3,})\b')
+BY_WORDS = {os.strerror(number): name for number, name in errno.errorcode.items()}
+SOON = 5  # seconds in which a server that is about to end has ended
+AT_ONCE = 6  # experiments; each waits more than it works
+
+
+class Result(NamedTuple):
+    """What an experiment has found."""
+    outcome: str  # one of those above
+    case: str = ''  # which of the cases of its bug; for an end, the error that was its cause: 'eintr'
+    detail: str = ''  # what was seen, in a sentence
+    others: tuple = ()  # what else is wrong, in a sentence each
+    steps: tuple = ()  # of (words, what was seen at that moment)
+    printed: list | None = None  # the last lines that the server has printed; None: measure() looks
+
+    @property
+    def is_bad(self):
+        """Whether there is something to mend. To have no child may be right, to have no worker is not."""
+        return self.outcome in (BUG, NO_WORKER, *UNJUDGED)
+
+
+def passed(detail):
+    return Result(PASS, detail=detail)
+
+
+def bug(case, detail):
+    """The Result of a server that has the bug; case is one of CASES of its file."""
+    return Result(BUG, case, detail)
+
+
+class NoAnswer(Exception):
+    """A server that lives, and does not answer where every server would."""
+
+
+class Case(NamedTuple):
+    """One way in which a bug shows, and what to tell somebody whose server has it.
+
+    In see {pid} stands for the process that a reader would send a signal to, and {pids} for all that
+    listen. It is typed in the top folder, while the server runs on port 8888 in another terminal. In a
+    hint, a line {see} stands for it.
+    """
+    yours: str  # what such a server does, after 'Yours'
+    see: str  # a command that shows it
+    shows: str  # a pattern for what it prints then, '' where that takes too long for a test
+    look_for: str  # what that means: 'You see ...'
+    hints: str = ''  # three paragraphs: where to look, the idea, the place; none: those of the first case
+    cured_by: str | None = None  # a stage, where it is not the one of expected.txt; '' for no stage
+    app: str = ''  # that the server should run, where it is not the one of the experiment
+
+
+def ended(server, result):
+    """The Result of a server that has ended unasked, whatever was about to be concluded."""
+    name = error_of(server)
+    what = f'{name} has ended the server' if name else f'the server has ended{server.exit_status()}'
+    return Result(ENDED, name.lower(), what)
+
+
+def its_own_end(server, result):
+    """The same where an end can be what the experiment is about: a bug that it has found stands."""
+    return result if result.outcome == BUG else ended(server, result)
+
+
+def asked_to_end(server, result):
+    """The same where the experiment itself ends the server."""
+    return result
+
+
+@dataclass(frozen=True, eq=False)
+class Bug:
+    """All that is said of a bug; each is the BUG of its own file, whose docstring is what it asks."""
+    name: str
+    asks: str  # what a server without the bug does: 'reaps a child that has ended'
+    experiment: Callable  # experiment(server, step) returns a Result
+    cases: dict  # {name: Case}, the usual one first
+    predict: str  # what to ask the reader before
+    why: str  # after the cure was seen
+    witness: str = ''  # what tells the bug in the detail, at the stage that has it
+    apps: tuple = (None,)  # applications, each of them for a server of its own; None for none
+    pep475: str = 'on'  # 'off' for the accept() of Python 2
+    env: dict = field(default_factory=dict)  # more variables for the server
+    when_ended: Callable = ended  # makes a Result of the end of a server, as ended() does
+    situation: Callable = one_request  # situation(server): what the clients do for a trace
+
+    def case(self, result):
+        """The Case of a Result; the usual one where it has none of its own."""
+        return self.cases.get(result.case) or next(iter(self.cases.values()))
+
+    def hints(self, result):
+        """The three hints for a Result."""
+        told = self.case(result).hints or next(iter(self.cases.values())).hints
+        return cleandoc(told).split('\n\n')
+
+
+def about(module, **fields):
+    """The Bug of a file; module is its globals()."""
+    name, asks = module['__name__'].rpartition('.')[2], module['__doc__'].splitlines()[0]
+    return Bug(name, asks, module['experiment'], **fields)
+
+
+class Lesson(NamedTuple):
+    """What the reader's server should do when it is like that stage."""
+    before: Stage
+    stage: Stage
+    bugs: list  # whose experiments it must pass now
+    earlier: list  # whose experiments it should have passed before, and must pass still
+
+
+def measure(bug, start, show=lambda words, seen: None):
+    """Run an experiment on a server; return the Result, the worst of those on several applications.
+
+    start     starts the server as the experiment asks: start(app, pep475, env) gives a ServerProcess
+    show      is called with each step when it comes: its words, and what was seen
+    raises    ServerFailed where a server without an application does not start, or breaks its bounds
+    """
+    results = {app: measure_with(app, bug, start, show) for app in bug.apps}
+    app, worst = min(results.items(), key=lambda item: FROM_BAD_TO_GOOD.index(item[1].outcome))
+    if len(bug.apps) > 1 and worst.outcome != PASS:
+        return worst._replace(detail=f'with {app}: {worst.detail}')
+    return worst
+
+
+def measure_with(app, bug, start, show):
+    """Run an experiment on a server that runs that application (None in part 3)."""
+    steps = []
+    try:
+        with start(app, bug.pep475, bug.env) as server:
+            def step(words, view):
+                steps.append((words, view(server)))
+                show(*steps[-1])
+
+            try:
+                result = bug.experiment(server, step)
+            except NoAnswer as silence:
+                result = Result(NO_ANSWER, detail=str(silence))
+            except (OSError, ValueError) as error:
+                result = Result(ERROR, detail=f'the experiment has failed: {type(error).__name__}: {error}')
+            server.let_rest(most=SOON)  # it may be about to end
+            output = server.output()
+            if server.has_ended():
+                result = bug.when_ended(server, result)
+    except ServerFailed as failed:
+        if app is None or failed.broken:
+            raise
+        output = '\n'.join(failed.printed)
+        result = Result(ENDED, detail=f'it {failed.what}', printed=failed.printed)
+    missing = NO_FRAMEWORK.search(output)
+    if app and missing and result.outcome != PASS:
+        result = Result(NOT_TESTED, detail=f'the Python of this server has no {missing[1]}')
+    printed = last_lines(output) if result.printed is None else result.printed
+    return result._replace(steps=tuple(steps), printed=printed)
+
+
+def error_of(server):
+    """The name of the error that the server printed last, as errno(3) has it: 'EINTR'; '' for none.
+
+    ECHILD does not count: it is a child's, forked while the handler of its parent was due.
+    """
+    output = '\n'.join(line for line in server.output().splitlines() if error_in(line) != 'ECHILD')
+    raised = [match.start() for match in RAISED.finditer(output)]
+    # a handler may have printed into the middle of the error
+    return error_in(output[raised[-1]:] if raised else '\n'.join(last_lines(output, most=3)))
+
+
+def error_in(said):
+    """The name of the error that a text tells of, '' for none."""
+    for number, name in ERRNO.findall(said):
+        if name in errno.errorcode.values() or int(number or 0) in errno.errorcode:
+            return name or errno.errorcode[int(number)]
+    return next((name for words, name in BY_WORDS.items() if words in said), '')
+
+
+def at_once(runs, follow=lambda runs: runs, most=AT_ONCE):
+    """Call functions that take no argument, several at the same time; return what they return."""
+    with ThreadPoolExecutor(most) as pool:
+        runs = [pool.submit(run) for run in runs]
+        try:
+            return [run.result() for run in follow(runs)]
+        except BaseException:
+            pool.shutdown(cancel_futures=True)
+            raise

@@ -1,0 +1,118 @@
+"""The loop of `make learn`: a save tests the server again, and a key does what the last line says."""
+import os
+import subprocess
+import sys
+import time
+
+from rich.text import Text
+
+from common import stages
+from common.diff import step
+from laboratory.instruments import telling
+from laboratory.instruments.client import one_request
+from laboratory.instruments.own import as_run
+from laboratory.instruments.saves import EVERY
+from laboratory.instruments.terminal import console, predict
+
+
+class Loop:
+    """In a terminal: tells of the last test, waits for a key or until a file is saved."""
+
+    def __init__(self, learner, keys):
+        self.learner, self.keys, self.ended = learner, keys, False
+
+    def commands(self):
+        """{key: (its name, what it does)} of those that make sense now."""
+        learner, found = self.learner, {'r': ('run again', self.test)}
+        if not learner.passed:
+            found['h'] = 'hint', learner.tell_hint
+        else:
+            found['d'] = 'diffs', self.diffs
+            if not learner.is_last:
+                found['n'] = 'next lesson', self.next
+        if learner.about:
+            found['s'] = 'scene', self.scene
+        return {**found, 't': ('trace', self.trace), 'q': ('quit', self.quit)}
+
+    def show_keys(self):
+        """Show what can be pressed."""
+        self.keys.was_suspended = False
+        names = [Text.assemble((key, 'bold'), f' {name}') for key, (name, _) in self.commands().items()]
+        console.print(Text('   ').join(names), end='', soft_wrap=True)
+
+    def test(self):
+        is_new = not self.learner.is_placed
+        while True:
+            self.keys.was_suspended = False
+            self.learner.test()
+            if not self.keys.was_suspended:  # else its time limits ran on while we were stopped
+                break
+            self.learner.is_placed = not is_new
+        if self.keys.pressed(0) == 'q':  # other keys were meant for what was shown before
+            return self.quit()
+        if is_new and self.learner.bad:
+            self.predict()
+        console.rule(time.strftime('%H:%M:%S'), style='dim')
+        self.learner.tell()
+
+    def diffs(self):
+        """Print what the reader has changed since the stage before, and what we have."""
+        lesson, folder = self.learner.lesson, self.learner.folder
+        diffs = {f'Ours: make diff-{lesson.stage.name}': step(lesson.before, lesson.stage)}
+        if folder:
+            yours = step(lesson.before, stages.Stage('yours', folder))
+            diffs = {f'Yours, compared with {lesson.before.name}:': yours, **diffs}
+        console.print(telling.beside(diffs))
+
+    def quit(self):
+        self.ended = True
+
+    def next(self):
+        self.learner.number += 1
+        self.predict()
+        self.test()
+
+    def predict(self):
+        lesson = self.learner.lesson
+        console.print(f'For new words, see {lesson.before.folder}/README.md.', style='dim')
+        with self.keys.line_by_line():
+            self.learner.prediction = predict(lesson.bugs[0].predict)
+
+    def scene(self):
+        learner = self.learner
+        self.run_module('bug', learner.about.name, SERVER=learner.command, GUESS='no')
+        start, see, look_for = learner.to_see()
+        typed = f'Start: {start}\nType:  {see}' + f'\n\n{look_for}' * bool(learner.bad)
+        console.print(f'See it in two other terminals:\n\n{typed}', markup=False, soft_wrap=True)
+
+    def trace(self):
+        bug, command = self.learner.about, self.learner.command
+        if not bug or bug.situation is one_request:
+            command = as_run(command, '{port}', *self.learner.lesson.stage.arguments)
+            console.print('One ordinary request:\n', style='dim')
+        name, pep475 = (bug.name, bug.pep475) if bug else ('', 'on')
+        self.run_module('trace', SERVER=command, PEP475=pep475, REQUEST='yes', SCENE=name)
+
+    def run_module(self, name, *arguments, **env):
+        """Run another command of the laboratory on this terminal, to its end or ours."""
+        command = [sys.executable, '-m', f'laboratory.{name}', *arguments]
+        with self.keys.line_by_line():
+            running = subprocess.Popen(command, env={**os.environ, **env})
+            try:
+                running.wait()
+            finally:
+                running.terminate()  # where a signal ends us, it cleans up as we do
+                running.wait()
+
+    def run(self):
+        key = 'r'
+        while not self.ended:
+            if key in self.commands():
+                console.print()
+                self.commands()[key][1]()
+            if key or self.keys.was_suspended:
+                console.print()
+                self.show_keys()
+            key = self.keys.pressed(EVERY).lower()
+            if not key and self.learner.files.were_saved():
+                self.learner.prediction, key = '', 'r'

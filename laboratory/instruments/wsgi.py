@@ -1,0 +1,103 @@
+"""Experiments that ask many things of one WSGI server, and what its application tells them in files."""
+import os
+from contextlib import contextmanager
+
+from laboratory.instruments import kernel
+from laboratory.instruments.client import connect, fetch, read_reply, readable, request
+from laboratory.instruments.experiment import NoAnswer, bug, passed
+from laboratory.instruments.process import A_WHILE, last_lines
+from laboratory.instruments.views import exchange
+
+PROBES = ['wsgi_probes:app']
+PLAIN = 5  # plain clients after the first request: a server that fails by itself fails here
+LENGTH, CHUNKED = 'Content-Length: ', 'Transfer-Encoding: chunked'
+
+
+def survives(server):
+    """Whether the server answers one more client, though it may have to start a worker for it."""
+    try:
+        with connect(server) as client:
+            client.sendall(request('GET', '/'))
+            if not server.wait_until(lambda: readable(client)):
+                kernel.eventually(lambda: readable(client) or server.has_ended(), A_WHILE)
+            return readable(client) and read_reply(client, server).status == 200
+    except (ConnectionError, TimeoutError):
+        return False
+
+
+def must_answer(server):
+    """Raise NoAnswer if a plain request fails, whatever is done to the server."""
+    if not survives(server):
+        raise NoAnswer('a plain GET is not answered with 200')
+
+
+def go_through(server, step, requests, right):
+    """Ask all, and whether the next client is served after each; return the Result.
+
+    requests     {case: a function that is given the server and returns a complaint, or nothing}; the
+                 first of them is asked before the server has served anybody
+    right        the detail if nothing is wrong
+    """
+    wrong, printed = [], []
+    for number, (case, complains) in enumerate(requests.items()):
+        for _ in range(PLAIN * (number == 1)):
+            must_answer(server)
+        server.last_exchange, before = None, server.written()
+        complaint, is_over = complains(server), not survives(server)
+        if is_over:
+            server.let_rest()
+            is_busy = not kernel.activity(server.family())[0]
+            complaint = ('the server ends' if server.has_ended() else
+                         'the next client is not served' + ', and the server is busy' * is_busy)
+        if complaint and not wrong:
+            step(case, exchange)
+            printed = last_lines(server.output(since=before))
+        if complaint:
+            wrong.append((case, f'{case}: {complaint}'))
+        if is_over:
+            break
+    return all_that_is_wrong(wrong, right, printed)
+
+
+def all_that_is_wrong(wrong, right, printed=None):
+    """The Result of several complaints, each of them (case, detail), or of none."""
+    if not wrong:
+        return passed(right)
+    (case, detail), *others = wrong
+    return bug(case, detail)._replace(others=tuple(other for _, other in others), printed=printed)
+
+
+def replies(data, complains=lambda reply: ''):
+    """A request for go_through(): what complains(reply) says of the reply to these bytes."""
+    return lambda server: complains(fetch(server, data))
+
+
+@contextmanager
+def fifo(server):
+    """A FIFO that the application reads until we let go of it."""
+    path = server.folder / 'fifo'
+    os.mkfifo(path)
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    try:
+        yield
+    finally:
+        path.unlink()  # first, or an application might wait for a writer that never comes
+        os.close(end)
+
+
+def noted(server, name):
+    """The lines that the application has noted under that name."""
+    file = server.folder / name
+    return file.read_text().splitlines() if file.exists() else []
+
+
+def times_noted(server, name):
+    """How often the application has noted something under that name: 'closed', for its close()."""
+    return len(noted(server, name))
+
+
+def as_typed(data):
+    """The command that sends these bytes and shows the answer."""
+    told = {ord('\\'): '\\\\', ord('%'): '%%', ord("'"): '\\047', ord('\r'): '\\r', ord('\n'): '\\n'}
+    text = ''.join(told.get(byte) or (chr(byte) if 32 <= byte < 127 else f'\\{byte:03o}') for byte in data)
+    return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
