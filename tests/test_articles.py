@@ -5,6 +5,7 @@ import re
 import socket
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 
@@ -19,14 +20,10 @@ def run_python(code):
                           stdout=subprocess.PIPE, stderr=subprocess.STDOUT).stdout
 
 
-def test_a_socket_takes_bytes_but_not_text():
-    with socket.socket() as sock, pytest.raises(TypeError, match='a bytes-like object is required'):
-        sock.sendall('HTTP/1.1 200 OK')
-
-
-def test_os_write_takes_bytes_but_not_text():
+@pytest.mark.parametrize('write', [socket.socket().sendall, partial(os.write, 1)])
+def test_a_socket_and_os_write_take_bytes_but_not_text(write):
     with pytest.raises(TypeError, match='a bytes-like object is required'):
-        os.write(1, 'hello\n')
+        write('hello\n')
 
 
 def test_the_first_socket_of_a_process_has_descriptor_3():
@@ -36,8 +33,8 @@ print(*(file.fileno() for file in (sys.stdin, sys.stdout, sys.stderr, socket.soc
 ''') == '0 1 2 3\n'
 
 
-def test_the_kernel_gives_a_client_an_ephemeral_port_when_it_connects(serve):
-    server = serve('part1')
+def test_the_kernel_gives_a_client_an_ephemeral_port_when_it_connects(shared):
+    server = shared('part1')
     with socket.socket() as client:
         assert client.getsockname() == ('0.0.0.0', 0)
         client.connect(('127.0.0.1', server.port))

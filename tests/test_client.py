@@ -33,23 +33,10 @@ def holding_client(serve):
     client.communicate()
 
 
-def test_both_options_count(serve):
-    server = serve('part3-final')
-    run = run_client('--port', str(server.port), '--max-clients', '4', '--max-conns', '8', '--hold', '0')
-    assert run.stdout == '4 clients with 8 connections each: 32 connected, 32 answered, 0 refused\n'
-    assert (run.returncode, run.stderr) == (0, '')
-
-
-def test_the_connections_are_held(holding_client):
-    clients = kernel.children(holding_client.pid)
-    assert len(clients) == 3
-    for client in clients:
-        assert len(psutil.Process(client).net_connections('tcp')) == 2
-
-
 @pytest.mark.parametrize('sent', [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_no_client_process_outlives_its_parent(holding_client, sent):
+def test_the_connections_are_held_and_no_client_process_outlives_its_parent(holding_client, sent):
     clients = kernel.children(holding_client.pid)
+    assert [len(psutil.Process(client).net_connections('tcp')) for client in clients] == [2, 2, 2]
     if sent == signal.SIGINT:
         os.killpg(holding_client.pid, sent)  # as Ctrl-C does
     else:

@@ -1,32 +1,17 @@
-"""The cure is what cures: without its line, the last stage of a part has the bug again."""
+"""The cure is what cures: without its line a stage has the bug again, and so it has with half of it."""
 import re
 import shutil
+from dataclasses import replace
+from functools import partial
 
 import pytest
 
 from common.stages import ROOT, Stage, find_stage
-from laboratory.experiments import part3, part4, part4_stopping, part4_waiting
-from laboratory.experiments.verdicts import measure
+from laboratory.bugs import BUGS
+from laboratory.bugs.lost_request import finishes
+from laboratory.instruments.experiment import BUG, ENDED, NO_HANDLER, NOT_TESTED, PASS, measure
 from laboratory.instruments.process import free_port, stage_server
-
-CURES = {
-    'the close in the parent': (
-        r"        client_fd\.close\(\)  # the parent's copy\n", '', part3.end_of_reply,
-        '33 bytes of reply, then nothing: no FIN'),
-    'the handler': (
-        r'    signal\.signal\(signal\.SIGCHLD, handle_exit\)\n', '', part3.one_child,
-        'the child has answered and is a zombie'),
-    'the loop of the handler': (
-        r'(def handle_exit.*\n)    while True:', r'\1    for _ in range(1):', part3.children_at_once,
-        '23 zombies after 24 children ended together'),
-    'WNOHANG': (
-        r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.waitpid(-1, 0)', part3.stopped_child,
-        'the next client waits while a child is stopped'),
-    'the retry of accept()': (
-        r'        except InterruptedError:.*\n            continue\n', '        finally:\n            pass\n',
-        part3.eintr, 'the first SIGCHLD ends the server'),
-}
-
+from laboratory.instruments.workers import workers_of
 
 TIME_LIMIT = """
         client_fd.settimeout({})
@@ -35,202 +20,192 @@ TIME_LIMIT = """
         except TimeoutError:
             pass
 """
-HALF_CURES = {  # the stage that is changed, what is replaced there, and what an experiment says of it
-    'a time limit instead of a process': (
-        'part3-v1.0', r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(0.1),
-        part3.silent_client, 'the silent client is cut off before it speaks'),
-    'a longer time limit': (
-        'part3-v1.0', r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(1),
-        part3.silent_client, 'the silent client is cut off before it speaks'),
-    'an end of each client while a child is left': (
-        'part3-final', r'        pid = os.fork\(\)\n', """
-        if __import__('psutil').Process().children():
-            client_fd.close()
-            continue
-        pid = os.fork()
-""", part3.stopped_child, 'the next client waits while a child is stopped'),
-    'a handler that waits for all children': (
-        'part3-final', r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', part3.silent_client,
-        'a later client waits while another one is silent'),
-    'one more accept() after EINTR': (
-        'part3-final', '            continue', '            client_fd, client_addr = listen_socket.accept()',
-        part3.eintr, 'SIGCHLDs with no client between them end the server'),
-    'an end of the loop at EINTR': (
-        'part3-final', '            continue', '            break', part3.eintr,
-        'the first SIGCHLD ends the server'),
-    'the whole server anew after EINTR': (
-        'part3-v1.2', r'    try:\n        serve_forever\(\)\n', """
+MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what; bug, and its case that shows
+    'part2-v1.3': {
+        'the end of a request that nobody sends': (
+            r'        raise HangUp\n\n    def parse_request',
+            '        __import__("time").sleep(60)\n\n    def parse_request',
+            'fatal_failure', 'an empty connection'),
+    },
+    'part2-v1.4': {
+        'an error in the first request, before anything is known of it': (
+            r'self\.send_error\(\*error\.args\)', 'self.send_error(*error.args, self.request_method)',
+            'malformed_request', 'a request line of one word'),
+        'an error that cannot be sent': (
+            r'self\.send_error\(\*error\.args\)', r'self.client_fd.sendall(b"HTTP/1.1 400 -\\r\\n\\r\\n")',
+            'fatal_failure', 'a client that has gone before an error reply'),
+    },
+    'part3-v1.0': {
+        'a time limit instead of a process': (
+            r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(0.1), 'silent_client', 'cut_off'),
+        'a longer time limit': (
+            r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(1), 'silent_client', 'cut_off'),
+    },
+    'part3-v1.1': {
+        'an end that comes with the reply': (
+            r'( +)os\._exit\(0\)', r'\1__import__("time").sleep(2.5)\n\g<0>', 'zombie', 'zombie'),
+    },
+    'part3-v1.2': {
+        'the whole server anew after EINTR': (
+            r'    try:\n        serve_forever\(\)\n', """
     try:
         while True:
             try:
                 serve_forever()
             except InterruptedError:
                 pass
-""", part3.eintr, part3.NEW_SOCKET),
+""", 'eintr', 'new_socket'),
+    },
+    'part3-final': {
+        'the close in the parent': (
+            r"        client_fd\.close\(\)  # the parent's copy\n", '', 'no_fin', 'no_end'),
+        'the handler': (
+            r'    signal\.signal\(signal\.SIGCHLD, handle_exit\)\n', '', 'zombie', 'zombie'),
+        'the loop of the handler': (
+            r'(def handle_exit.*\n)    while True:', r'\1    for _ in range(1):', 'lost_signal', 'lost'),
+        'WNOHANG': (
+            r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.waitpid(-1, 0)', 'stopped_child', 'waits'),
+        'the retry of accept()': (
+            r'        except InterruptedError:.*\n            continue\n',
+            '        finally:\n            pass\n', 'eintr', 'ends'),
+        'an end of each client while a child is left': (
+            r'        pid = os.fork\(\)\n', """
+        if __import__('psutil').Process().children():
+            client_fd.close()
+            continue
+        pid = os.fork()
+""", 'stopped_child', 'waits'),
+        'a handler that waits for all children': (
+            r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', 'silent_client', 'later_client'),
+        'one more accept() after EINTR': (
+            '            continue', '            client_fd, client_addr = listen_socket.accept()',
+            'eintr', 'one_by_one'),
+        'an end of the loop at EINTR': ('            continue', '            break', 'eintr', 'ends'),
+        'a fork after EINTR without a client': (
+            r'\bcontinue\b', '__import__("time").sleep(0.02)', 'eintr', 'forks_again'),
+    },
+    'part4-v1.4': {
+        'the fork of another worker': (
+            r'workers\.pop\(pid, 0\)', 'workers.get(pid, 0)', 'dead_worker', 'none_replaced'),
+        'the wait for any worker': (
+            r'os\.wait\(\)', 'os.waitpid(min(workers), 0)', 'dead_worker', 'some_replaced'),
+        'the number of workers': (
+            r'( +)workers\[self\.fork_worker\(\)\] = time\.monotonic\(\)\n', r'\g<0>\g<0>',
+            'dead_worker', 'too_many'),
+        'the thread that ends with the supervisor': (
+            r' +threading\.Thread\(.*\n', '', 'orphaned_workers', 'orphans'),
+        'the end of the pipe that a worker closes': (
+            r' +os\.close\(self\.supervisor_end\)\n', '', 'orphaned_workers', 'orphans'),
+        'the timer of the application': (
+            r'( +)signal\.setitimer\(signal\.ITIMER_REAL, APP_TIMEOUT\)  # SIGALRM.*\n', '',
+            'stuck_worker', 'stuck'),
+        'the timer while the application goes on': (
+            r'            if app_is_timed:\n', '            if False:\n', 'stuck_worker', 'halfway'),
+        'the end of the timer with the application': (
+            r'(  finally:\n            )signal\.setitimer\(signal\.ITIMER_REAL, 0\)', r'\1pass',
+            'stuck_worker', 'idle_worker'),
+        'the end of the timer while a client is slow': (
+            r'app_is_timed, _ = signal.*', 'app_is_timed = False', 'stuck_worker', 'slow_reader'),
+        'the limit for a client that stops halfway': (
+            r'self\.client_fd\.settimeout\(max\(left, 0\.001\)\)', 'self.client_fd.settimeout(None)',
+            'slowloris', 'halfway'),
+        'the deadline of a request': (
+            r'left = deadline - time\.monotonic\(\)', 'left = REQUEST_TIMEOUT', 'slowloris', 'each_byte'),
+        'the deadline of a body': (
+            r'( +)self\.received \+= data\n',
+            r'\1deadline += REQUEST_TIMEOUT * self.received.startswith(b"x")\n\g<0>', 'slowloris', 'body'),
+        'the limit for each piece': (
+            r'( +)while data:.*\n.*\n', r'\1self.client_fd.sendall(data)\n', 'slow_client', 'slow_reader'),
+        'the loop of the connection': (
+            r'while self\.handle_one_request\(\):\n +pass', 'self.handle_one_request()',
+            'one_request', 'closes'),
+        'the bytes that are kept for the next request': (
+            r'(def read_request\(self\):\n)', r'\1        self.received.clear()\n',
+            'one_request', 'two requests in one send'),
+        'a few bytes for each request': (  # 101 of them
+            r'    def run_application\(self, request\):\n',
+            r'\g<0>        vars(self).setdefault("leaked", []).append(bytes(60))\n', 'leaks', 'memory'),
+        'a descriptor for each client': (
+            r'    def handle_client\(self\):\n', r'\g<0>        os.dup(0)\n', 'leaks', 'descriptors'),
+    },
+    'part4-final': {
+        'the end that a client asks for': (
+            r"return 'close' not in options and .*", 'return True',
+            'one_request', 'a client that asks to close'),
+        'the end of a connection of HTTP/1.0': (
+            r"return self\.version != 'HTTP/1\.0'", 'return True', 'one_request', 'a client of HTTP/1.0'),
+        'the trailers': (
+            r' +yield from take_trailers\(buffer\)\n', '', 'one_request', 'a trailer'),
+        'the loop of the parser': (
+            r'    while True:\n        yield \(yield', '    if True:\n        yield (yield',
+            'one_request', 'closes'),
+        'a body that HEAD does not get': (r"self\.method != 'HEAD' and ", '', 'one_request', 'a HEAD'),
+        'the last chunk': (
+            r" +if self\.chunked:\n +yield b'0.*\n", '', 'one_request', 'a response of unknown length'),
+        'the check of two lengths': (
+            r"if 'content-length' in headers or version", 'if version',
+            'smuggling', 'a chunked body with a Content-Length'),
+        'the check of HTTP/1.0': (
+            r" or version == 'HTTP/1\.0':(\n +raise RequestError\('400 Bad Request', 'Tr)", r':\1',
+            'smuggling', 'chunks in HTTP/1.0'),
+        'the end of a chunk': (
+            r" +if not chunk\.endswith\(b'\\r\\n'\):\n.*\n", '',
+            'smuggling', 'a chunk that is longer than its size'),
+        'the end of the line of a chunk': (
+            r"(CHUNK_LINE = .*)\\r\\n'", r"\1\\r?\\n'", 'smuggling', 'a chunk size that ends with LF'),
+        'the pause of accept()': (
+            r'yield None, time.*ACCEPT_PAUSE', 'yield selectors.EVENT_READ, FOREVER',
+            'no_descriptors', 'never_rests'),
+        'the socket that is asked before the clock counts': (
+            r'( +)(try:\n +return call\(argument\))', r'\1if is_late: raise TimeoutError\n\1\2',
+            'late_clock', 'a client that has sent nothing'),
+        'the connections that are finished': (
+            r'while self\.connections or not', 'while not', 'lost_reply', 'cut_off|called'),
+        'the connection that is forgotten': (
+            r'self\.server\.connections\.discard\(self\)', 'pass', 'lost_reply', 'never_ends'),
+        'the end of a connection that its client has left': (
+            r'        except HangUp:\n(            if self\.unsent)',
+            r'        except HangUp:\n            os.dup(self.client_fd.fileno())\n\1', 'leaks', 'hang_ups'),
+        'the socket for the numbers of signals': (
+            r'set_wakeup_fd\(writing\.detach\(\)\)', 'set_wakeup_fd(writing.detach() and -1)',
+            'lost_restart', 'unheeded'),
+    },
 }
-FOREVER = 'an application that does not return holds up its worker for 5 seconds and more'
-CURES_OF_PART_4 = {  # in which file, what is replaced there, and what the experiment says then
-    'the fork of another worker': (
-        'server.py', r'workers\.pop\(pid, 0\)', 'workers.get(pid, 0)', part4.killed_workers,
-        '2 workers were killed, and the next client is not answered'),
-    'the thread that ends with the supervisor': (
-        'server.py', r' +threading\.Thread\(.*\n', '', part4.killed_supervisor,
-        'it was killed, and 2 workers still serve'),
-    'the end of the pipe that a worker closes': (
-        'server.py', r' +os\.close\(self\.supervisor_end\)\n', '', part4.killed_supervisor,
-        'it was killed, and 2 workers still serve'),
-    'the timer of the application': (
-        'server.py', r'( +)signal\.setitimer\(signal\.ITIMER_REAL, APP_TIMEOUT\)  # SIGALRM.*\n', '',
-        part4.stuck_application, FOREVER),
-    'the timer while the application goes on': (
-        'server.py', r'            if app_is_timed:\n', '            if False:\n', part4.stuck_application,
-        'an application that stops in the middle of its reply stays for 5 seconds and more'),
-    'the end of the timer with the application': (
-        'server.py', r'(  finally:\n            )signal\.setitimer\(signal\.ITIMER_REAL, 0\)', r'\1pass',
-        part4.stuck_application, 'an idle worker ends, although its application has returned'),
-    'the end of the timer while a client is slow': (
-        'server.py', r'app_is_timed, _ = signal.*', 'app_is_timed = False',
-        part4.stuck_application, 'a client that takes its time to read is cut off'),
-    'the wait for any worker': (
-        'server.py', r'os\.wait\(\)', 'os.waitpid(min(workers), 0)', part4.killed_workers,
-        'one more worker was killed, and no other one serves in its place'),
-    'the limit for a client that stops halfway': (
-        'server.py', r'self\.client_fd\.settimeout\(max\(left, 0\.001\)\)', 'self.client_fd.settimeout(None)',
-        part4.drip, 'the server waits for 5 seconds and more for a client that stops halfway'),
-    'the end that a client asks for': (
-        'protocol.py', r"return 'close' not in options and .*", 'return True', part4.keep_alive,
-        'wrong: a client that asks to close: the connection stays open'),
-    'the end of a connection of HTTP/1.0': (
-        'protocol.py', r" and \(self\.version != 'HTTP/1\.0' or 'keep-alive' in options\)", '',
-        part4.keep_alive, 'wrong: a client of HTTP/1.0: the connection stays open'),
-    'the trailers': (
-        'protocol.py', r' +yield from take_fields\(buffer, MAX_HEAD\)  # trailers.*\n', '', part4.keep_alive,
-        'wrong: a trailer: the next request gets 400'),
-    'the deadline of a body': (
-        'server.py', r'( +)self\.received \+= data\n',
-        r'\1deadline += REQUEST_TIMEOUT * self.received.startswith(b"x")\n\g<0>', part4.drip,
-        'the server waits for 5 seconds and more for each byte of a body'),
-    'the number of workers': (
-        'server.py', r'( +)workers\[self\.fork_worker\(\)\] = time\.monotonic\(\)\n', r'\g<0>\g<0>',
-        part4.killed_workers, 'one more worker was killed, and 2 came in its place'),
-    'the limit for each piece': (
-        'server.py', r'( +)while data:.*\n.*\n', r'\1self.client_fd.sendall(data)\n',
-        part4.slow_client, 'wrong: a slow reader'),
-    'the deadline of a request': (
-        'server.py', r'left = deadline - time\.monotonic\(\)', 'left = REQUEST_TIMEOUT', part4.drip,
-        'the server waits for 5 seconds and more for each byte that comes'),
-    'send() in a loop': (
-        'server.py', r'( +)while data:.*\n.*\n',
-        r'\1self.client_fd.settimeout(0.5)\n\1self.client_fd.sendall(data)\n',
-        part4.slow_client, 'wrong: a slow reader'),
-    'the loop of the parser': (
-        'protocol.py', r'    while True:\n        yield \(yield', '    if True:\n        yield (yield',
-        part4.keep_alive, 'the connection ends after the first reply'),
-    'the loop of the connection': (
-        'server.py', r'while self\.handle_one_request\(\):\n +pass', 'self.handle_one_request()',
-        part4.keep_alive, 'the connection ends after the first reply'),
-    'the bytes that are kept for the next request': (
-        'server.py', r'(def read_request\(self\):\n)', r'\1        self.received.clear()\n', part4.keep_alive,
-        'wrong: two requests in one send'),
-    'a body that HEAD does not get': (
-        'protocol.py', r"self\.method != 'HEAD' and ", '', part4.keep_alive, 'wrong: a HEAD'),
-    'the last chunk': (
-        'protocol.py', r" +if self\.chunked:\n +yield b'0.*\n", '', part4.keep_alive,
-        'wrong: a response of unknown length'),
-    'the check of two lengths': (
-        'protocol.py', r"if 'content-length' in headers or version", 'if version', part4.smuggling,
-        'wrong: a chunked body with a Content-Length'),
-    'the check of HTTP/1.0': (
-        'protocol.py', r" or version == 'HTTP/1\.0':(\n +raise RequestError\('400 Bad Request', 'Tr)", r':\1',
-        part4.smuggling, 'wrong: chunks in HTTP/1.0'),
-    'the end of a chunk': (
-        'protocol.py', r" +if not chunk\.endswith\(b'\\r\\n'\):\n.*\n", '', part4.smuggling,
-        'wrong: a chunk that is longer than its size'),
-    'the end of the line of a chunk': (
-        'protocol.py', r"(CHUNK_LINE = .*)\\r\\n'", r"\1\\r?\\n'", part4.smuggling,
-        'wrong: a chunk size that ends with LF'),
-}
-
-CURES_OF_LOOPS = {  # the same for v2.2 and final
-    'the pause of accept()': (
-        'server.py', r'yield None, time.*ACCEPT_PAUSE', 'yield selectors.EVENT_READ, FOREVER',
-        part4_waiting.no_descriptors, 'it tries to accept again and again'),
-    'the socket that is asked before the clock counts': (
-        'server.py', r'( +)(try:\n +return call\(argument\))', r'\1if is_late: raise TimeoutError\n\1\2',
-        part4_waiting.late_clock, 'wrong: a client that has sent nothing'),
-    'the connections that are finished': (
-        'server.py', r'while self\.connections or not', 'while not', part4_stopping.stop_mid_reply,
-        'wrong: a client '),
-    'the connection that is forgotten': (
-        'server.py', r'self\.server\.connections\.discard\(self\)', 'pass', part4_stopping.stop_mid_reply,
-        'wrong: '),
-    'the end of a connection that its client has left': (
-        'server.py', r'        except HangUp:\n(            if self\.unsent)',
-        r'        except HangUp:\n            os.dup(self.client_fd.fileno())\n\1', part4_stopping.flat,
-        'it keeps 20 more descriptors for 20 clients that hang up'),
-    'the socket for the numbers of signals': (
-        'server.py', r'set_wakeup_fd\(writing\.detach\(\)\)',
-        'set_wakeup_fd(os.open(os.devnull, os.O_NONBLOCK))', part4_stopping.restart_backlog,
-        'SIGHUP leaves its workers as they are'),
-}
+BY_NAME = {name: (stage, *row) for stage, rows in MUTANTS.items() for name, row in rows.items()}
 
 
-def verdict(tmp_path, stage, file, pattern, replacement, experiment, port='0'):
-    """What an experiment says of a stage in which something is replaced."""
-    mutant = changed(tmp_path, stage, file, pattern, replacement)
+def result_of(folder, stage, pattern, replacement, bug):
+    """The Result of an experiment on a stage in which something is replaced."""
+    mutant = changed(folder, stage, pattern, replacement)
 
     def start(app, pep475, env):
         # on a busy machine, the usual STOP_TIMEOUT can end a server while an experiment still looks
-        return stage_server(mutant, app, pep475, {'PORT': port, 'STOP_TIMEOUT': '60', **env})
-    return measure(experiment, start)
+        return stage_server(mutant, app, pep475, {'PORT': str(free_port()), 'STOP_TIMEOUT': '60', **env})
+    return measure(BUGS[bug], start)
 
 
-def changed(tmp_path, stage, file, pattern, replacement):
-    """A copy of a stage in which something is replaced."""
+def changed(folder, stage, pattern, replacement):
+    """A copy of a stage in which something is replaced, in that one of its files that has it."""
+    counts = []
     for name in find_stage(stage).files:
-        shutil.copy(ROOT / find_stage(stage).folder / name, tmp_path)
-    source, count = re.subn(pattern, replacement, (tmp_path / file).read_text())
-    assert count == 1
-    (tmp_path / file).write_text(source)
-    return Stage('mutant', str(tmp_path))
+        shutil.copy(ROOT / find_stage(stage).folder / name, folder)
+        source, count = re.subn(pattern, replacement, (folder / name).read_text())
+        (folder / name).write_text(source)
+        counts.append(count)
+    assert sum(counts) == 1
+    return Stage('mutant', str(folder))
 
 
-@pytest.mark.parametrize('cure', CURES)
-def test_without_its_cure_part_3_final_has_the_bug(cure, tmp_path):
-    pattern, replacement, experiment, evidence = CURES[cure]
-    found = verdict(tmp_path, 'part3-final', 'server.py', pattern, replacement, experiment)
-    assert found[:2] == ('bug', evidence)
-
-
-@pytest.mark.parametrize('cure', HALF_CURES)
-def test_half_a_cure_of_part_3_is_no_cure(cure, tmp_path):
-    stage, *change, evidence = HALF_CURES[cure]
-    found = verdict(tmp_path, stage, 'server.py', *change, port=str(free_port()))
-    assert found[:2] == ('bug', evidence)
-
-
-def test_a_child_that_ends_its_connection_late_is_no_leak(tmp_path):
-    found = verdict(tmp_path, 'part3-final', 'server.py', r'(            )client_fd\.close\(\)\n',
-                    r'\1__import__("time").sleep(1)\n\g<0>', part3.end_of_reply)
-    assert found[:2] == ('pass', '33 bytes of reply, then FIN')
+@pytest.mark.long
+@pytest.mark.parametrize('name', BY_NAME)
+def test_without_its_cure_a_stage_has_the_bug(name, tmp_path):
+    *change, case = BY_NAME[name]
+    found = result_of(tmp_path, *change)
+    assert found.outcome == BUG and re.fullmatch(case, found.case), found
 
 
 SLOW_HANDLER = r'def handle_exit.*\n', r'\g<0>    __import__("time").sleep({})\n'
-
-
-@pytest.mark.parametrize(('pattern', 'replacement', 'experiment'), [
-    (SLOW_HANDLER[0], SLOW_HANDLER[1].format(1), part3.stopped_child),
-    (SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), part3.silent_client),
-    (SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), part3.descriptors),
-    (r'request = client_fd.recv\(1024\)', "request = b''", part3.silent_client),
-], ids=['a stopped child', 'a silent client', 'clients that come and go', 'an answer without a request'])
-def test_a_server_that_takes_its_time_or_needs_none_has_no_bug(pattern, replacement, experiment, tmp_path):
-    found = verdict(tmp_path, 'part3-final', 'server.py', pattern, replacement, experiment)
-    assert found.outcome == 'pass', found
-
-
-def test_a_thread_that_reaps_one_child_after_the_other_leaves_none(tmp_path):
-    found = verdict(tmp_path, 'part3-final', 'server.py', r'    signal\.signal\(.*\n', """
+REAPS_ONE_BY_ONE = """
     def reap():
         while True:
             time.sleep(0.2)
@@ -240,43 +215,58 @@ def test_a_thread_that_reaps_one_child_after_the_other_leaves_none(tmp_path):
                 pass
     import threading, time
     threading.Thread(target=reap, daemon=True).start()
-""", part3.children_at_once)
-    assert found[:2] == ('pass', '0 zombies after 24 children ended together')
+"""
+ENDS_BY_ITSELF = """            self.handle_one_request()
+            self.count = getattr(self, 'count', 0) + 1
+            self.count < 3 or nosuch
+"""
+NO_FLASK = """
+def main():
+    if 'flask' in sys.argv[1]:
+        raise ModuleNotFoundError("No module named 'flask'")
+"""
+OTHERWISE = {  # what is replaced, and what comes out
+    'a child that ends its connection late': (
+        'part3-final', r'(            )client_fd\.close\(\)\n', r'\1__import__("time").sleep(1)\n\g<0>',
+        'no_fin', PASS),
+    'a slow handler while a child is stopped': (
+        'part3-final', SLOW_HANDLER[0], SLOW_HANDLER[1].format(1), 'stopped_child', PASS),
+    'a slow handler while a client is silent': (
+        'part3-final', SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), 'silent_client', PASS),
+    'a slow handler while clients come and go': (
+        'part3-final', SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), 'fd_leak', PASS),
+    'an answer without a request': (
+        'part3-final', r'request = client_fd.recv\(1024\)', "request = b''", 'silent_client', PASS),
+    'a thread that reaps one child after the other': (
+        'part3-final', r'    signal\.signal\(.*\n', REAPS_ONE_BY_ONE, 'lost_signal', PASS),
+    'a handler that is gone after the first signal': (
+        'part3-final', SLOW_HANDLER[0], r'\g<0>    signal.signal(signum, signal.SIG_DFL)\n',
+        'eintr', NO_HANDLER),
+    'an end after the third request, whatever that is': (
+        'part2-v1.4', r'            self\.handle_one_request\(\)\n', ENDS_BY_ITSELF, 'fatal_failure', ENDED),
+    'a framework that is not there and one that fails': (
+        'part2-v1.2', r'\ndef main\(\):\n',
+        f"{NO_FLASK}    if 'pyramid' in sys.argv[1]:\n        sys.argv[1] = 'wsgi_probes:app'\n",
+        'frameworks', BUG),
+}
 
 
-def test_a_handler_that_is_gone_after_the_first_signal_is_told(tmp_path):
-    found = verdict(tmp_path, 'part3-final', 'server.py', SLOW_HANDLER[0],
-                    r'\g<0>    signal.signal(signum, signal.SIG_DFL)\n', part3.eintr)
-    assert found[:2] == ('no handler', 'its handler is gone after the first SIGCHLD')
+@pytest.mark.parametrize('name', OTHERWISE)
+def test_what_is_no_bug_is_not_taken_for_one(name, tmp_path):
+    *change, outcome = OTHERWISE[name]
+    found = result_of(tmp_path, *change)
+    assert found.outcome == outcome, found
+    assert outcome != ENDED or found.printed[-1] == "NameError: name 'nosuch' is not defined"
 
 
-@pytest.mark.parametrize(('loop', 'is_answered'), [
-    ('while self.connections or not', True), ('while not', False)])
-def test_a_reload_that_breaks_off_an_application_that_works_is_noticed(loop, is_answered, tmp_path):
-    stage = changed(tmp_path, 'part4-v2.2', 'server.py', 'while self.connections or not', loop)
+def test_a_reload_that_breaks_off_an_application_that_works_is_noticed(tmp_path):
+    stage = changed(tmp_path, 'part4-final', 'while self.connections or not', 'while not')
     with stage_server(stage, 'wsgi_probes:app') as server:
-        _, workers = part4.workers_of(server)
-        assert part4_stopping.finishes(server, workers) is is_answered
+        _, workers = workers_of(server)
+        assert not finishes(server, workers)
 
 
-@pytest.mark.parametrize('cure', CURES_OF_PART_4)
-def test_without_its_cure_part_4_v1_4_has_the_bug(cure, tmp_path):
-    *change, evidence = CURES_OF_PART_4[cure]
-    found = verdict(tmp_path, 'part4-v1.4', *change)
-    assert found.outcome == 'bug'
-    assert found.evidence.startswith(evidence)
-
-
-@pytest.mark.parametrize('stage', ['part4-v2.2', 'part4-final'])
-@pytest.mark.parametrize('cure', CURES_OF_LOOPS)
-def test_without_its_cure_a_stage_with_a_loop_has_the_bug(cure, stage, tmp_path):
-    *change, evidence = CURES_OF_LOOPS[cure]
-    found = verdict(tmp_path, stage, *change)
-    assert found.outcome == 'bug', found
-    assert evidence in found.evidence
-
-
-def test_a_server_that_forks_again_after_eintr_without_a_client_has_a_bug(tmp_path):
-    found = verdict(tmp_path, 'part3-final', 'server.py', r'\bcontinue\b', 'pass', part3.eintr)
-    assert found.outcome == 'bug'
-    assert found.evidence.endswith('; clients so far: 1')
+def test_a_framework_that_is_not_there_is_not_tested(tmp_path):
+    stage = changed(tmp_path, 'part2-v1.2', r'\ndef main\(\):\n', NO_FLASK)
+    found = measure(replace(BUGS['frameworks'], apps=['flaskapp:app']), partial(stage_server, stage))
+    assert (found.outcome, found.detail) == (NOT_TESTED, 'the Python of this server has no flask')

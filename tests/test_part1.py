@@ -4,26 +4,33 @@ import subprocess
 
 import pytest
 
-from laboratory.experiments.part2 import reset_while_asking, reset_while_silent
-from laboratory.instruments.client import FIN, connect, exchange, read_reply
+from laboratory.instruments.client import (
+    FIN,
+    connect,
+    exchange,
+    read_reply,
+    reset_after,
+)
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
-TLS_CLIENT_HELLO = bytes.fromhex('16030100c4010000c00303') + bytes(range(185))
+CLIENTS = {
+    'a request': b'GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n',
+    'mick': b'mick\r\n',
+    'TLS': bytes.fromhex('16030100c4010000c00303') + bytes(range(185)),
+    'latin-1': 'é'.encode('latin-1'),
+    'nothing': b'',
+}
 
 
-@pytest.mark.parametrize('data', [
-    pytest.param(b'GET /hello HTTP/1.1\r\nHost: localhost\r\n\r\n', id='a request'),
-    pytest.param(b'mick\r\n', id='mick'),
-    pytest.param(TLS_CLIENT_HELLO, id='TLS'),
-    pytest.param('é'.encode('latin-1'), id='latin-1'),
-    pytest.param(b'', id='nothing'),
-])
-def test_every_client_gets_the_same_answer(serve, data):
-    server = serve('part1')
-    with connect(server) as client:
-        client.sendall(data)
-        client.shutdown(socket.SHUT_WR)
-        assert read_reply(client, server)[:2] == (REPLY, FIN)
+def test_every_client_gets_the_same_answer(shared):
+    def answer(data):
+        with connect(server) as client:
+            client.sendall(data)
+            client.shutdown(socket.SHUT_WR)
+            return read_reply(client, server)[:2]
+
+    server = shared('part1')
+    assert {name: answer(data) for name, data in CLIENTS.items()} == dict.fromkeys(CLIENTS, (REPLY, FIN))
 
 
 def test_it_prints_what_it_got(serve):
@@ -33,15 +40,8 @@ def test_it_prints_what_it_got(serve):
     assert server.output() == f'Serving HTTP on port {server.port} ...\nmick \\xff\n'
 
 
-def test_curl_shows_the_greeting(serve, tool):
-    server = serve('part1')
-    url = f'http://localhost:{server.port}/hello'
-    assert subprocess.check_output([tool('curl'), '-s', url]) == b'Hello, World!\n'
-
-
-def test_telnet_shows_the_whole_reply(serve, tool):
-    server = serve('part1')
-    telnet = subprocess.Popen([tool('telnet'), 'localhost', str(server.port)], text=True,
+def test_telnet_shows_the_whole_reply(shared, tool):
+    telnet = subprocess.Popen([tool('telnet'), 'localhost', str(shared('part1').port)], text=True,
                               stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     telnet.stdin.write('GET /hello HTTP/1.1\n')
     telnet.stdin.flush()
@@ -60,9 +60,10 @@ def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
                 pass
 
 
-@pytest.mark.parametrize('hang_up', [reset_while_silent, reset_while_asking])
-def test_a_client_that_resets_does_not_end_it(serve, hang_up):
-    server = serve('part1')
-    hang_up(server)
-    assert exchange(server)[:2] == (REPLY, FIN)
+@pytest.mark.parametrize('stage', ['part1', 'part3-v1.0', 'part3-final'])
+def test_a_client_that_resets_is_survived(serve, stage):
+    server = serve(stage)
+    for hang_up in reset_after(b''), reset_after(b'GET / HTT'):
+        hang_up(server)
+        assert exchange(server)[:2] == (REPLY, FIN)
     assert 'Traceback' not in server.output()

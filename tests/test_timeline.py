@@ -1,6 +1,9 @@
 """The story that a trace tells, from what strace wrote of servers of several kinds."""
+import re
+
 import pytest
 
+from laboratory.instruments.events import KINDS
 from laboratory.instruments.timeline import Timeline
 
 START = '''
@@ -29,7 +32,7 @@ INTERRUPTED = '''
 
 def told(*texts, **options):
     timeline = Timeline('\n'.join(texts).splitlines(), 8888, **options)
-    return [f'{pid}: {words}' for pid, words in timeline.events]
+    return [f'{event.pid}: {event.words}' for event in timeline.events]
 
 
 def by(pid):
@@ -170,3 +173,8 @@ def test_what_happens_before_the_server_listens_is_not_shown():
     text, lines = by(10)
     assert told(f'10 {FORK} = 20', '20 +++ exited with 0 +++', '10 wait4(-1, 0x7f, 0, NULL) = 20',
                 START, ACCEPTED, text)[2:] == lines
+
+
+def test_the_diagram_asks_for_no_value_that_the_words_of_an_event_do_not_have():
+    for words, line in KINDS.values():
+        assert {*re.findall(r'{(\w+)}', line)} <= {'me', *re.findall(r'{(\w+)}', words)}, line

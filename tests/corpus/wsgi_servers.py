@@ -1,6 +1,7 @@
 """Servers that have no command of their own: python wsgi_servers.py NAME module:callable, on PORT.
 
 Those whose name begins with `part2` are part 2 final, made concurrent as the articles' exercise asks.
+aiohttp has an application of its own, and asgi is one for servers that run no WSGI.
 """
 import contextlib
 import importlib
@@ -98,6 +99,22 @@ def uvicorn(app):
     import uvicorn
     from a2wsgi import WSGIMiddleware
     uvicorn.run(WSGIMiddleware(app), host=ADDRESS[0], port=ADDRESS[1])
+
+
+def aiohttp(app):
+    from aiohttp import web
+
+    async def hello(request):
+        return web.Response(text='Hello, World!')
+    application = web.Application()
+    application.router.add_get('/hello', hello)
+    web.run_app(application, host=ADDRESS[0], port=ADDRESS[1])
+
+
+async def asgi(scope, receive, send):
+    if scope['type'] == 'http':
+        await send({'type': 'http.response.start', 'status': 200, 'headers': [(b'content-length', b'5')]})
+        await send({'type': 'http.response.body', 'body': b'Hello'})
 
 
 def part2():

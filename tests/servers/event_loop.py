@@ -8,19 +8,17 @@ import selectors
 import socket
 import sys
 import threading
-import time
 from functools import partial
 from wsgiref.handlers import SimpleHandler
 
 READ, WRITE = selectors.EVENT_READ, selectors.EVENT_WRITE
-LIMIT = float(os.environ.get('REQUEST_TIMEOUT') or 30)  # seconds
 
 
 class Loop:
     """Calls the application itself, and tries to accept again and again while it has no descriptor."""
 
     def __init__(self, app):
-        self.app, self.selector, self.deadlines = app, selectors.DefaultSelector(), {}
+        self.app, self.selector = app, selectors.DefaultSelector()
         self.listener = socket.create_server(('127.0.0.1', int(os.environ['PORT'])), backlog=100)
         self.watch(self.listener, READ, self.accept)
 
@@ -30,12 +28,7 @@ class Loop:
 
     def serve_forever(self):
         while True:
-            self.handle(self.look(0.1))
-            self.end_the_late()
-
-    def look(self, seconds):
-        """Wait for what comes; a select() that was interrupted for so long has not looked at the sockets."""
-        return self.selector.select(seconds) or self.selector.select(0)
+            self.handle(self.selector.select())
 
     def handle(self, ready):
         for key, _ in ready:
@@ -45,15 +38,9 @@ class Loop:
                 except ConnectionError:
                     self.close(key.fileobj)
 
-    def end_the_late(self):
-        for client, deadline in list(self.deadlines.items()):
-            if deadline < time.monotonic():
-                self.close(client)
-
     def accept(self):
         with contextlib.suppress(OSError):
             client, _ = self.listener.accept()
-            self.deadlines[client] = time.monotonic() + LIMIT
             self.watch(client, READ, partial(self.read, client, bytearray()))
 
     def read(self, client, received):
@@ -62,7 +49,6 @@ class Loop:
         if not data:
             self.close(client)
         elif b'\r\n\r\n' in received:
-            del self.deadlines[client]
             self.selector.unregister(client)
             self.answer(client, received.split()[1].decode())
 
@@ -80,7 +66,6 @@ class Loop:
             self.close(client)
 
     def close(self, client):
-        self.deadlines.pop(client, 0)
         self.selector.unregister(client)
         client.close()
 
@@ -109,13 +94,6 @@ class Resting(Loop):
             self.watch(self.listener, READ, self.accept)
 
 
-class ClockFirst(Loop):
-    """Looks at its sockets once, and then at the clock."""
-
-    def look(self, seconds):
-        return self.selector.select(seconds)
-
-
 class Dying(Loop):
     """Ends when it has no descriptor."""
 
@@ -131,11 +109,10 @@ class Threads(Loop):
         super().__init__(app)
         self.replies = queue.SimpleQueue()
 
-    def serve_forever(self):
-        while True:
-            self.handle(self.selector.select())
-            while not self.replies.empty():
-                self.send(*self.replies.get())
+    def handle(self, ready):
+        super().handle(ready)
+        while not self.replies.empty():
+            self.send(*self.replies.get())
 
     def answer(self, client, path):
         threading.Thread(target=self.run, args=(client, path), daemon=True).start()

@@ -173,6 +173,20 @@ def fills_a_pool():
     iterate(listen(), accepted=lambda number, client_fd: number <= 40 and kept.append(os.dup(0)))
 
 
+def never_rests():
+    """Asks for clients again and again instead of waiting for one."""
+    listen_socket = listen()
+    listen_socket.setblocking(False)
+    while True:
+        try:
+            client_fd, client_addr = listen_socket.accept()
+        except BlockingIOError:
+            continue
+        client_fd.setblocking(True)
+        handle(client_fd)
+        client_fd.close()
+
+
 def ipv6():
     signal.signal(signal.SIGCHLD, reap)
     fork_for_each(listen(family=socket.AF_INET6, host='::'))

@@ -1,0 +1,166 @@
+"""Each bug: where a stage has it, where it is cured, and what is said about it."""
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from functools import partial
+from inspect import cleandoc
+from itertools import pairwise
+
+import pytest
+
+from common.diff import step
+from common.stages import ROOT, Stage, all_stages, find_stage, is_step, stage_before, stages_of
+from laboratory import bugs
+from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
+from laboratory.instruments.experiment import Result, measure
+from laboratory.instruments.own import start_line
+from laboratory.instruments.process import ServerProcess, free_port, stage_server
+from laboratory.instruments.telling import as_text, command
+from tests.helpers import protocols
+
+ALL = list(BUGS.values())
+MOST = 330  # characters of a hint
+
+
+def diagonal():
+    """The stage before the cure, the one of the cure, and the last stage of the part."""
+    for bug in ALL:
+        last = known_stages(part_of(bug))[-1]
+        for stage in dict.fromkeys(filter(None, [stage_with(bug), cure(bug), last])):
+            yield pytest.param(bug, stage, id=f'{bug.name}-{stage.name}')
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(('bug', 'stage'), list(diagonal()))
+def test_the_stage_behaves_as_expected(bug, stage):
+    result = measure(bug, partial(stage_server, stage))
+    assert result.outcome == expected(stage)[bug.name], result
+    if stage == stage_with(bug):
+        assert result.case in bug.cases
+        assert bug.witness in result.detail
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('bug', bugs_of('part2'), ids=lambda bug: bug.name)
+@pytest.mark.parametrize('stage', protocols())
+def test_each_protocol_of_part_4_passes_what_part_2_asks(bug, stage):
+    result = measure(bug, partial(stage_server, find_stage(stage)))
+    assert result.outcome == 'pass', result
+
+
+def test_the_table_has_a_column_for_each_stage_in_their_order():
+    for part, rows in EXPECTED.items():
+        stages = [stage.name for stage in stages_of(part) if is_step(stage.folder)]
+        assert [list(row) for row in rows.values()] == [stages] * len(rows)
+
+
+def test_no_stage_of_parts_2_and_4_goes_from_pass_to_bug_but_where_workers_replace_children():
+    steps = [step for part in ('part2', 'part4') for row in EXPECTED[part].values()
+             for step in pairwise(row.items())]
+    assert {stage for (_, before), (stage, after) in steps if (before, after) == ('pass', 'bug')} == {
+        'part4-v1.1'}
+
+
+@pytest.mark.parametrize('bug', ALL, ids=lambda bug: bug.name)
+def test_a_bug_is_told_in_full(bug):
+    assert re.fullmatch('[^A-Z].*[^.]', bug.asks)
+    assert bug.predict.endswith('?')
+    assert bug.witness or not stage_with(bug)
+    assert bug.why[0].islower() and bug.why.endswith('.')
+    for name, case in bug.cases.items():
+        assert case.yours and case.see and case.look_for.startswith('You see ')
+        look, *others = hints = bug.hints(Result('bug', name))
+        assert len(hints) == 3
+        assert [hint for hint in hints if not 0 < len(as_text(hint, '')) <= MOST] == []
+        assert '{see}' not in ''.join(others)
+
+
+@pytest.mark.parametrize('bug', ALL, ids=lambda bug: bug.name)
+def test_the_cases_that_an_experiment_names_are_told(bug):
+    source = (ROOT / f'laboratory/bugs/{bug.name}.py').read_text()
+    assert set(re.findall(r"\bbug\('(\w+)'", source)) <= set(bug.cases)
+
+
+@pytest.mark.parametrize('bug', [bug for bug in ALL if cure(bug)], ids=lambda bug: bug.name)
+def test_only_the_third_hint_gives_the_cure_away(bug):
+    cured = cure(bug)
+    added = '\n'.join(line for line in step(stage_before(cured), cured) if line.startswith('+'))
+    for name in bug.cases:
+        look, idea, place = bug.hints(Result('bug', name))
+        calls = {name for name in re.findall(r'[\w.]+(?=\()', place) if f'{name}(' in added}
+        assert [name for name in calls if f'{name}(' in look + idea] == []
+
+
+def functions(stage):
+    """The names of the functions in the files of a stage."""
+    texts = [(ROOT / stage.folder / name).read_text() for name in stage.files]
+    return set(re.findall(r'def (\w+)', '\n'.join(texts)))
+
+
+@pytest.mark.parametrize('part', EXPECTED)
+def test_a_hint_names_a_function_of_ours_only_if_the_reader_has_it_or_is_told_to_write_it(part):
+    hints = '\n'.join(case.hints for bug in bugs_of(part) for case in bug.cases.values())
+    to_be_written = set(re.findall(r'(\w+)\(\w', hints))  # is named with its parameters
+    ours, theirs = set().union(*map(functions, all_stages())), functions(bugs.lessons(part)[0].before)
+    assert set(re.findall(r'(?<![.\w])(\w+)\(', hints)) & ours - theirs - to_be_written == set()
+
+
+def test_no_hint_stands_twice_or_leads_to_our_solution():
+    texts = {case.hints for bug in ALL for case in bug.cases.values() if case.hints}
+    hints = [hint for text in texts for hint in cleandoc(text).split('\n\n')]
+    assert len(set(hints)) == len(hints)
+    assert [hint for hint in hints if re.search(r'make diff|part\d(?!/apps)|\bv\d\.\d|\bfinal\b', hint)] == []
+
+
+TYPED = [pytest.param(bug, case, id=f'{bug.name}-{name}') for bug in ALL
+         for name, case in bug.cases.items() if case.shows]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(('bug', 'case'), TYPED)
+def test_what_a_command_should_show_is_seen_when_it_is_typed(bug, case, tool, request):
+    for name in 'curl', 'ss', 'ps':
+        tool(name)
+    stage, port = stage_with(bug) or known_stages(part_of(bug))[-1], str(free_port())
+    app = case.app or bug.apps[0] or ''
+    start = 'unset PROBES; ' + start_line(f'{sys.executable} {stage.server}', app, bug.pep475, port)
+    server = ServerProcess(['sh', '-c', start], env={'PORT': port, 'WORKERS': '2'}).__enter__()
+    request.addfinalizer(server.stop)
+    shell = subprocess.Popen(['bash', '-c', command(case.see, port)], cwd=ROOT, text=True,
+                             start_new_session=True, stdin=subprocess.DEVNULL,
+                             env={**os.environ, 'PORT': port},
+                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    try:
+        shell.wait(60)
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(shell.pid, signal.SIGKILL)  # clients that would stay longer
+    server.let_rest()
+    shown = shell.stdout.read() + server.output()
+    shell.stdout.close()
+    assert bool(re.search(case.shows, shown)) == bool(stage_with(bug)), shown
+    assert not re.search('not found|syntax error', shown)
+
+
+def test_a_hint_is_about_the_case():
+    never_ends, zombie = (BUGS['zombie'].hints(Result('bug', case)) for case in ('never_ends', 'zombie'))
+    assert 'os.wait()' in zombie[2]
+    assert 'os._exit(0)' in never_ends[2]
+
+
+def test_a_leak_is_found_although_the_server_accepts_its_clients_late(tmp_path):
+    final = find_stage('part4-final')
+    for name in final.files:
+        shutil.copy(ROOT / final.folder / name, tmp_path)
+    source = (tmp_path / 'server.py').read_text()
+    for line, change in [(r'except HangUp:\n( +)(?=if self.unsent)', 'os.dup(self.client_fd.fileno())'),
+                         (r'try:\n( +)(?=client_fd, client_addr = )', 'time.sleep(0.02)')]:
+        source, count = re.subn(line, rf'\g<0>{change}\n\1', source)
+        assert count == 1
+    (tmp_path / 'server.py').write_text(source)
+    found = measure(BUGS['leaks'], partial(stage_server, Stage('mutant', str(tmp_path))))
+    assert found.case == 'hang_ups', found
