@@ -42,6 +42,13 @@ def run_grade(server, temporary, **variables):
     return run.returncode, run.stdout, run.stderr
 
 
+def python2():
+    """The path of a Python 2 that runs, which few machines have: pyenv's stand-in for one may not."""
+    if not PYTHON2 or subprocess.run([PYTHON2, '-c', ''], capture_output=True).returncode:
+        pytest.skip('Python 2 is not installed')
+    return PYTHON2
+
+
 @pytest.mark.long
 @pytest.mark.parametrize('name', RECORDED)
 def test_it_says_what_was_recorded(name, tool, temporary, tmp_path):
@@ -51,7 +58,7 @@ def test_it_says_what_was_recorded(name, tool, temporary, tmp_path):
         subprocess.run([tool('gcc'), '-o', tmp_path / 'server', source], cwd=ROOT, check=True)
         run = shlex.quote(str(tmp_path / 'server'))
     else:
-        run = command.replace(language, language == 'python2' and PYTHON2 or tool(language), 1)
+        run = command.replace(language, python2() if language == 'python2' else tool(language), 1)
     path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where python3 is ours
     status, output, errors = run_grade(run, temporary, STAGE=stage, PATH=path)
     output = re.sub(' +$', '', output.replace(run, command), flags=re.MULTILINE)
