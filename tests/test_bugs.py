@@ -1,6 +1,7 @@
 """Each bug: where a stage has it, where it is cured, and what is said about it."""
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -127,7 +128,8 @@ def test_what_a_command_should_show_is_seen_when_it_is_typed(bug, case, tool, re
         tool(name)
     stage, port = stage_with(bug) or known_stages(part_of(bug))[-1], str(free_port())
     app = case.app or bug.apps[0] or ''
-    start = 'unset PROBES; ' + start_line(f'{sys.executable} {stage.server}', app, bug.pep475, port)
+    python = shlex.quote(sys.executable)
+    start = 'unset PROBES; ' + start_line(f'{python} {stage.server}', app, bug.pep475, port)
     server = ServerProcess(['sh', '-c', start], env={'PORT': port, 'WORKERS': '2'}).__enter__()
     request.addfinalizer(server.stop)
     shell = subprocess.Popen(['bash', '-c', command(case.see, port)], cwd=ROOT, text=True,
