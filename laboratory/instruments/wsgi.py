@@ -96,8 +96,12 @@ def times_noted(server, name):
     return len(noted(server, name))
 
 
+TYPED = {  # what printf(1) in single quotes takes for a byte, where that is not the byte itself
+    **{byte: f'\\{byte:03o}' for byte in [*range(32), ord("'"), *range(127, 256)]},
+    ord('\\'): '\\\\', ord('%'): '%%', ord('\r'): '\\r', ord('\n'): '\\n'}
+
+
 def as_typed(data):
     """The command that sends these bytes and shows the answer."""
-    told = {ord('\\'): '\\\\', ord('%'): '%%', ord("'"): '\\047', ord('\r'): '\\r', ord('\n'): '\\n'}
-    text = ''.join(told.get(byte) or (chr(byte) if 32 <= byte < 127 else f'\\{byte:03o}') for byte in data)
+    text = data.decode('latin-1').translate(TYPED)
     return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
