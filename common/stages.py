@@ -1,6 +1,5 @@
 """The list of stages: where each one is, and what comes before it."""
 import ast
-import functools
 import os
 import re
 import sys
@@ -59,7 +58,6 @@ def python_path(pep475, root=ROOT):
     return os.pathsep.join([os.path.join(root, folder) for folder in wanted] + ([given] if given else []))
 
 
-@functools.cache
 def all_stages():
     """Every folder with a server.py, in the order of the lessons."""
     folders = [path.parent.relative_to(ROOT).as_posix() for path in ROOT.glob('part*/**/server.py')]

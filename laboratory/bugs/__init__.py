@@ -6,7 +6,7 @@ rows are in the order in which the experiments run, its columns in that of the l
 import os
 import re
 import sys
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from itertools import pairwise
 from pathlib import Path
@@ -57,6 +57,7 @@ def expected(stage):
     return {**passed, **own} if own else {}
 
 
+@cache
 def known_stages(part):
     """The stages of a part that the table knows: a folder that a reader has made is none."""
     return [stage for stage in stages_of(part) if expected(stage)]
