@@ -15,7 +15,7 @@ from common.stages import ROOT, find_stage, is_step, stage_before
 COLOURS = {'+': '\x1b[32m', '-': '\x1b[31m', '@': '\x1b[36m'}  # by the first character of a line
 
 
-def step(before, after):
+def diff_lines(before, after):
     """The lines of the diff between two stages, without line ends."""
     lines = []
     for name in dict.fromkeys([*before.files, *after.files]):
@@ -49,7 +49,7 @@ def main(name=None):
             sys.exit(f'{name} is {first}')
     else:
         before, after = map(find_stage, names)
-    show(coloured(step(before, after)))
+    show(coloured(diff_lines(before, after)))
 
 
 if __name__ == '__main__':

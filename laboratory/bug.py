@@ -12,7 +12,7 @@ from functools import partial
 from rich.text import Text
 
 from common import settings
-from common.diff import coloured, step
+from common.diff import coloured, diff_lines
 from laboratory.bugs import BUGS, cure, stage_with
 from laboratory.instruments.experiment import measure
 from laboratory.instruments.own import own_server, try_out
@@ -53,7 +53,7 @@ def play_stages(bug, bad, cured):
     play(bug, f'{bad.name}: {bad.summary}', partial(stage_server, bad), prediction)
     play(bug, f'{cured.name}: {cured.summary}', partial(stage_server, cured))
     console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
-    print(*coloured(step(bad, cured)), sep='\n', flush=True)
+    print(*coloured(diff_lines(bad, cured)), sep='\n', flush=True)
     console.print(f'\n[bold]Why:[/] {bug.why}')
     console.print(f'Read on: {cured.folder}/README.md')
 

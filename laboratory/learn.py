@@ -32,8 +32,9 @@ from laboratory.bugs import BUGS, UNKNOWN, expected, known_stages, lessons, name
 from laboratory.instruments import telling
 from laboratory.instruments.experiment import AT_ONCE, UNJUDGED, at_once, measure
 from laboratory.instruments.loop import Loop
+from laboratory.instruments.output import printable
 from laboratory.instruments.own import own_server, try_out, why_untested
-from laboratory.instruments.process import PATIENCE, ServerFailed, printable
+from laboratory.instruments.process import PATIENCE, ServerFailed
 from laboratory.instruments.saves import Files, files_in, stamps
 from laboratory.instruments.terminal import Keys, console, run
 

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from common import stages
-from laboratory.instruments.client import connect, exchange
+from laboratory.instruments.client import REQUEST, connect, fetch
 from laboratory.instruments.process import stage_server
 from laboratory.instruments.terminal import run
 from laboratory.instruments.views import Watch
@@ -35,7 +35,7 @@ def watching():
         seen = Watch(server.pid, server.port)
         for _ in range(2):
             seen.look()
-            exchange(server)
+            fetch(server, REQUEST)
             server.let_rest()
         seen.look()
         with connect(server):

@@ -5,7 +5,7 @@ Each stands between a line <!-- diff -->, <!-- measured: part3 --> or <!-- trace
 import sys
 
 from common import stages
-from common.diff import step
+from common.diff import diff_lines
 from laboratory.bugs import BUGS, EXPECTED, known_stages, measured
 from laboratory.instruments.client import one_request
 from laboratory.instruments.events import diagram
@@ -16,7 +16,7 @@ from laboratory.instruments.timeline import need_strace, traced
 
 LONG = 60  # lines; a longer diff is folded away
 TABLE_PAGES = {'part4': 'part4/README.md'}  # those of the other parts are in README.md
-TOLD = {  # whose situation is traced; the other stages are traced with one request
+TOLD = {  # whose scene is traced; the other stages are traced with one request
     'part4-v1.2': BUGS['dead_worker'], 'part4-v1.3': BUGS['stuck_worker'], 'part4-v1.4': BUGS['one_request']}
 
 
@@ -35,7 +35,7 @@ def table(part, rows):
 def diff(stage):
     """The step to a stage from the one before it, in Markdown."""
     before = stages.stage_before(stage)
-    lines = step(before, stage)
+    lines = diff_lines(before, stage)
     shown = '```diff\n' + '\n'.join(lines) + '\n```\n'
     if len(lines) <= LONG:
         return shown
@@ -49,11 +49,11 @@ def is_traced(stage):
 
 def sequence(stage):
     """What a stage does, traced with the accept() of Python 2 and one worker, in Markdown (Linux)."""
-    application, situation = stage.arguments, one_request
+    application, scene = stage.arguments, one_request
     env = {'PYTHONPATH': server_path('off'), 'WORKERS': '1'}
     if bug := TOLD.get(stage.name):
-        application, situation, env = bug.apps[:1], bug.situation, env | bug.env
-    timeline = traced([sys.executable, stage.server, *application], env, situation, 'off')
+        application, scene, env = bug.apps[:1], bug.scene, env | bug.env
+    timeline = traced([sys.executable, stage.server, *application], env, scene, 'off')
     return f'```mermaid\n{diagram(timeline)}```\n'
 
 

@@ -31,11 +31,11 @@ def wait_for_requests(server):
     console.print()
 
 
-def play(situation, server):
-    """Be the clients of a situation."""
+def play(scene, server):
+    """Be the clients of a scene."""
     with console.status('sending requests, and waiting until all is at rest'):
         try:
-            situation(server)
+            scene(server)
         except OSError as error:
             console.print(f'A request has failed: {error}', markup=False)
 
@@ -44,27 +44,27 @@ def main():
     command, name = os.environ.get('SERVER'), ''.join(sys.argv[1:])
     mine = settings.choice('REQUEST', 'yes', 'no') == 'no'
     pep475 = settings.choice('PEP475', 'on', 'off')
-    scene = os.environ.get('SCENE')
-    bug = BUGS.get(scene.replace('-', '_')) if scene else None
-    if scene and not bug:
-        sys.exit(f'SCENE={scene} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
+    asked = os.environ.get('SCENE')
+    bug = BUGS.get(asked.replace('-', '_')) if asked else None
+    if asked and not bug:
+        sys.exit(f'SCENE={asked} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
     if bool(command) == bool(name):
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:
         stage = stages.find_stage(name)
         settings.check_part4()
-    if mine and scene:
-        sys.exit(f'SCENE={scene} sends requests of its own: leave out REQUEST=no')
+    if mine and asked:
+        sys.exit(f'SCENE={asked} sends requests of its own: leave out REQUEST=no')
     need_strace()
     host, port = settings.free_address() if mine else ('127.0.0.1', free_port())
     env = {'PYTHONPATH': server_path(pep475), 'HOST': host, 'PORT': str(port)}
-    situation, app = one_request, None
-    if bug and bug.situation is not one_request:
-        situation, app = bug.situation, bug.apps[0]
+    scene, app = one_request, None
+    if bug and bug.scene is not one_request:
+        scene, app = bug.scene, bug.apps[0]
         env |= {'WORKERS': '1', **bug.env}
     words = ['sh', '-c', as_run(command, str(port), app, pep475)] if command else [
         sys.executable, stage.server, *([app] if app else stage.arguments)]
-    act = wait_for_requests if mine else partial(play, situation)
+    act = wait_for_requests if mine else partial(play, scene)
     console.print(traced(words, env, act, pep475).screen())
 
 

@@ -13,14 +13,14 @@ from itertools import pairwise
 
 import pytest
 
-from common.diff import step
+from common.diff import diff_lines
 from common.stages import ROOT, Stage, all_stages, find_stage, is_step, stage_before, stages_of
 from laboratory import bugs
 from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
 from laboratory.instruments.experiment import Result, measure
 from laboratory.instruments.own import start_line
 from laboratory.instruments.process import ServerProcess, free_port, stage_server
-from laboratory.instruments.telling import as_text, command
+from laboratory.instruments.telling import as_text, typed
 from tests.helpers import protocols
 
 ALL = list(BUGS.values())
@@ -89,7 +89,7 @@ def test_the_cases_that_an_experiment_names_are_told(bug):
 @pytest.mark.parametrize('bug', [bug for bug in ALL if cure(bug)], ids=lambda bug: bug.name)
 def test_only_the_third_hint_gives_the_cure_away(bug):
     cured = cure(bug)
-    added = '\n'.join(line for line in step(stage_before(cured), cured) if line.startswith('+'))
+    added = '\n'.join(line for line in diff_lines(stage_before(cured), cured) if line.startswith('+'))
     for name in bug.cases:
         look, idea, place = bug.hints(Result('bug', name))
         calls = {name for name in re.findall(r'[\w.]+(?=\()', place) if f'{name}(' in added}
@@ -132,7 +132,7 @@ def test_what_a_command_should_show_is_seen_when_it_is_typed(bug, case, tool, re
     start = 'unset PROBES; ' + start_line(f'{python} {stage.server}', app, bug.pep475, port)
     server = ServerProcess(['sh', '-c', start], env={'PORT': port, 'WORKERS': '2'}).__enter__()
     request.addfinalizer(server.stop)
-    shell = subprocess.Popen(['bash', '-c', command(case.see, port)], cwd=ROOT, text=True,
+    shell = subprocess.Popen(['bash', '-c', typed(case.see, port)], cwd=ROOT, text=True,
                              start_new_session=True, stdin=subprocess.DEVNULL,
                              env={**os.environ, 'PORT': port},
                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)

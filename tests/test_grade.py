@@ -16,7 +16,7 @@ from common.stages import PYTHON2_ACCEPT, ROOT, find_stage
 from laboratory import grade, matrix
 from laboratory.bugs import BUGS, asked, expected, lessons
 from laboratory.instruments import kernel, own, process
-from laboratory.instruments.client import exchange
+from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.experiment import BUG, ENDED, PASS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
 from laboratory.instruments.process import ServerFailed, free_port
@@ -199,7 +199,7 @@ def test_two_servers_at_once_do_not_end_each_others_daemons(started):
         first.enter_context(started('daemon.py'))
         with started('daemon.py') as second:
             first.close()
-            assert exchange(second).data.endswith(b'Hello, World!\n')
+            assert fetch(second, REQUEST).data.endswith(b'Hello, World!\n')
 
 
 def test_a_signal_that_comes_while_the_guard_is_started_ends_the_server(started, monkeypatch):

@@ -20,7 +20,8 @@ from laboratory.bugs import BUGS, cure, expected, stage_with
 from laboratory.instruments import kernel, views
 from laboratory.instruments.client import REQUEST, connect
 from laboratory.instruments.experiment import BUG, Result
-from laboratory.instruments.process import free_port, printable
+from laboratory.instruments.output import printable
+from laboratory.instruments.process import free_port
 from tests.helpers import left
 
 PYTHON = shlex.quote(sys.executable)

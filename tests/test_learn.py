@@ -66,7 +66,7 @@ def save(house, stage):
 def test_a_reader_goes_through_two_lessons(terminal, house, tool):
     tool('strace')
     bug, result = FIRST.bugs[0], Result(BUG)
-    start, typed = 'PORT=8888 python3 my/server.py', telling.command(bug.case(result).see)
+    start, typed = 'PORT=8888 python3 my/server.py', telling.typed(bug.case(result).see)
     reader = terminal('learn', folder=house)
     see(reader, f'my/server.py: copied from part3/v1.0. {learn.SAVED}')
     see(reader, f'{bug.predict} Your prediction (Enter skips): ')
@@ -219,7 +219,7 @@ def test_the_hints_begin_again_when_something_else_is_wrong(result, hint, learne
     keys_after(learner, {ZOMBIE: result})
     assert learner.hints[learner.told] == hint
     learner.tell_hint()
-    typed = telling.command(EINTR.case(Result(BUG)).see)  # of what has ended the server
+    typed = telling.typed(EINTR.case(Result(BUG)).see)  # of what has ended the server
     assert (typed in capsys.readouterr().out) is (result.case == 'eintr')
 
 

@@ -20,7 +20,7 @@ from common.output import show
 from common.stages import ROOT, all_stages
 from laboratory import grade, watch
 from laboratory.instruments import kernel, terminal
-from laboratory.instruments.client import exchange
+from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.process import ServerProcess
 
 STAGES = [stage.name for stage in all_stages()]
@@ -39,7 +39,7 @@ def make(*words):
 @pytest.mark.parametrize('stage', ['part1', 'part3-final', 'part4-final'])
 def test_make_serves_a_stage_until_ctrl_c(stage):
     with ServerProcess(['make', stage, 'HOST='], env=ON_PATH) as server:
-        assert b'Hello' in exchange(server).data
+        assert b'Hello' in fetch(server, REQUEST).data
         assert {socket.laddr.ip for socket in kernel.sockets_of(server.pid)} == {'127.0.0.1'}
         server.let_rest()  # a signal just before a system call does not interrupt it
         server.interrupt()

@@ -4,13 +4,7 @@ import subprocess
 
 import pytest
 
-from laboratory.instruments.client import (
-    FIN,
-    connect,
-    exchange,
-    read_reply,
-    reset_after,
-)
+from laboratory.instruments.client import FIN, REQUEST, connect, fetch, read_reply, reset_after
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
 CLIENTS = {
@@ -35,7 +29,7 @@ def test_every_client_gets_the_same_answer(shared):
 
 def test_it_prints_what_it_got(serve):
     server = serve('part1')
-    exchange(server, b'mick \xff')
+    fetch(server, b'mick \xff')
     server.wait_for_output('mick \\xff\n')
     assert server.output() == f'Serving HTTP on port {server.port} ...\nmick \\xff\n'
 
@@ -65,5 +59,5 @@ def test_a_client_that_resets_is_survived(serve, stage):
     server = serve(stage)
     for hang_up in reset_after(b''), reset_after(b'GET / HTT'):
         hang_up(server)
-        assert exchange(server)[:2] == (REPLY, FIN)
+        assert fetch(server, REQUEST)[:2] == (REPLY, FIN)
     assert 'Traceback' not in server.output()

@@ -14,7 +14,7 @@ import pytest
 
 from common.stages import find_stage
 from laboratory.instruments import kernel
-from laboratory.instruments.client import FIN, REQUEST, ask, connect, exchange, read_reply
+from laboratory.instruments.client import FIN, REQUEST, ask, connect, fetch, read_reply
 from laboratory.instruments.process import ServerProcess, free_port
 from tests.helpers import ends, names
 
@@ -30,7 +30,7 @@ root_only = pytest.mark.skipif(os.getuid() != 0, reason='runs the server as anot
 
 def answer(server):
     """Be one client from beginning to end; return the reply."""
-    return exchange(server).data
+    return fetch(server, REQUEST).data
 
 
 def tcp_states(port):
@@ -118,7 +118,7 @@ def test_the_parent_outlives_a_report_that_it_cannot_print(stage):
     command = shlex.join([sys.executable, find_stage(stage).server])
     with ServerProcess(['sh', '-c', f'{command} | head -1']) as server:
         for _ in range(3):
-            exchange(server)
+            fetch(server, REQUEST)
             server.let_rest()
         assert not server.has_ended()
         assert 'Traceback' not in server.output()

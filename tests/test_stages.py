@@ -10,7 +10,7 @@ import pytest
 
 from common.stages import ROOT, all_stages, find_stage, is_step, stage_before
 from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, exchange
+from laboratory.instruments.client import REQUEST, connect, fetch
 from laboratory.instruments.process import ServerProcess, stage_server
 from tests.helpers import protocols
 from tests.test_house import imports
@@ -143,7 +143,7 @@ def test_a_stage_that_is_copied_out_runs_and_prints_all_at_once_until_ctrl_c(sta
     command = [sys.executable, '-W', 'always', str(tmp_path / 'server.py'), *find_stage(stage).arguments]
     body, printed = SHOWN.get(stage) or SHOWN[find_stage(stage).part]
     with ServerProcess(command) as server:
-        reply = exchange(server)
+        reply = fetch(server, REQUEST)
         assert reply.data.startswith(b'HTTP/1.1 200 OK\r\n') and reply.body == body
         with connect(server), connect(server):
             server.let_rest()  # a signal just before a system call does not interrupt it
@@ -175,4 +175,4 @@ def test_an_application_is_one_short_file(app):
 
 def test_the_accept_of_python_2_returns_what_that_of_python_3_does():
     with stage_server(find_stage('part2-v1.1'), 'wsgi_probes:app', pep475='off') as server:
-        assert b'"REMOTE_ADDR": "127.0.0.1"' in exchange(server).data
+        assert b'"REMOTE_ADDR": "127.0.0.1"' in fetch(server, REQUEST).data

@@ -31,6 +31,6 @@ CASES = {
         or format it. Encode only the head, with 'latin-1', and send head + body with sendall()."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=PROBES,
+    globals(), apps=PROBES,
     predict='A body holds all 256 byte values, those of line ends too. Which ones does the client get?',
     why='no byte of a body means anything to the server, so it sends them all as they are.')

@@ -98,7 +98,7 @@ CASES = {
     for name, line, *_ in PROMISES
 }
 BUG = about(
-    globals(), cases=CASES, apps=PROBES, when_ended=its_own_end,
+    globals(), apps=PROBES, when_ended=its_own_end,
     witness="a header with a line break: b'\\nX-Smuggled' is sent (RFC 9110, section 5.5)",
     predict='An application sends a header whose value has a line break in it. What does the client see?',
     why='a line break ends a header, so what follows it is another one. The server checks before it sends.')

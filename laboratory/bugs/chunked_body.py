@@ -42,7 +42,7 @@ CASES = {case: Case(
     their length into headers['content-length']. RFC 9112, section 7.1.""")
     for case, (sent, due) in BODIES.items()}
 BUG = about(
-    globals(), cases=CASES, apps=PROBES,
+    globals(), apps=PROBES,
     witness="two chunks: 501 instead of b'hello world'",
     predict='A client sends a body in chunks, without a Content-Length. What does the application get?',
     why='each chunk comes with its size, and one of size 0 is the last. So the end is known when it comes.')

@@ -77,7 +77,7 @@ CASES = {
         'You see one worker more than before: keep the pids that run, and fork only what is missing.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=its_own_end, situation=a_worker_is_killed,
+    globals(), apps=wsgi.PROBES, when_ended=its_own_end, scene=a_worker_is_killed,
     witness='2 workers were killed, and the next client is not answered',
     predict='Every worker is killed. Then a client connects. Is it refused, answered, or does it wait?',
     why='the kernel connects the client, but nobody accepts it. A supervisor replaces workers that end.')

@@ -2,14 +2,14 @@
 import errno
 from contextlib import suppress
 
-from laboratory.instruments import children, kernel, process, views
+from laboratory.instruments import children, kernel, output, process, views
 from laboratory.instruments import experiment as experiments
 from laboratory.instruments.client import REQUEST, ask, read_reply
 from laboratory.instruments.experiment import NO_HANDLER, NOT_TESTED, Case, NoAnswer, Result, about, bug
 
 
 def experiment(server, step):
-    listens_before = kernel.listening_inodes(server.listeners, server.port)
+    listens_before = kernel.listening_inodes(server.listened, server.port)
     reaped_before, caught_before, made = children.reaped(server), False, 0
 
     def has_reaped():
@@ -74,14 +74,14 @@ def why_silent(server, otherwise):
 
 def by_eintr(server):
     """Whether EINTR is the error that the server printed last, or its number the exit status."""
-    return experiments.error_of(server) == 'EINTR' or server.returncode() == errno.EINTR
+    return output.last_error(server.output()) == 'EINTR' or server.returncode() == errno.EINTR
 
 
 def when_ended(server, result):
     """EINTR is the bug, and so is a return without an error; another end proves nothing."""
     if by_eintr(server):
         return result if result.case in CASES else at_the_first('end')
-    has_returned = server.returncode() == 0 and not experiments.RAISED.search(server.output())
+    has_returned = server.returncode() == 0 and not output.RAISED.search(server.output())
     return result if has_returned and result.case in CASES else experiments.ended(server, result)
 
 
@@ -137,7 +137,7 @@ CASES = {
         'You see other children all the time, and no client: you fork although accept() has failed.'),
 }
 BUG = about(
-    globals(), cases=CASES, pep475='off', when_ended=when_ended,
+    globals(), pep475='off', when_ended=when_ended,
     witness='the first SIGCHLD ends the server',
     predict='A signal interrupts accept(), with the accept() of Python 2. Does the server survive?',
     why='a signal with a handler interrupts the call that the process is waiting in. Call it again.')

@@ -51,7 +51,7 @@ CASES = {
         HTTP_X_PROBE. If it comes twice, join the values with ', '. See PEP 3333."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=PROBES,
+    globals(), apps=PROBES,
     witness="PATH_INFO is '/caf%C3%A9%20x?a=1&b=%20' instead of '/cafÃ© x'",
     predict='A client asks for /caf%C3%A9%20x?a=1. What does the application find in PATH_INFO?',
     why='the application gets the parts of a request, and not the request. The server takes it apart.')

@@ -128,7 +128,7 @@ HINTS = """
 CASES = {name: Case(yours, f'{SEE[name]}; curl -i -m 2 localhost:8888', SHOWS.get(name, ''), look_for, HINTS)
          for name, (yours, look_for) in TOLD.items()}
 BUG = about(
-    globals(), cases=CASES, apps=PROBES, when_ended=its_own_end,
+    globals(), apps=PROBES, when_ended=its_own_end,
     witness='an empty connection: the server ends',
     predict='A client connects and leaves without a word. Is the next one answered?',
     why='an error that nobody catches ends the process. One that is caught ends only a request.')

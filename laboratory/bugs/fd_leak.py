@@ -68,7 +68,7 @@ CASES = {
         cured_by=''),
 }
 BUG = about(
-    globals(), cases=CASES,
+    globals(),
     witness='24 more descriptors after 24 clients, 24 of them sockets in CLOSE_WAIT',
     predict='24 clients come and go. How many more descriptors does the server have open then?',
     why='after fork() parent and child each have a descriptor of the socket: each has to close its own.')

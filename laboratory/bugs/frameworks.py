@@ -31,6 +31,6 @@ CASES = {
         app='flaskapp:app'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=('wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'),
+    globals(), apps=('wsgiapp:app', 'flaskapp:app', 'pyramidapp:app', 'djangoapp:app'),
     predict='Flask, Pyramid and Django know nothing of this server. Does it run all three?',
     why='a framework asks of a server only what PEP 3333 promises, and that is the same for all of them.')

@@ -2,9 +2,9 @@
 from contextlib import suppress
 
 from laboratory.instruments import children, views, wsgi
-from laboratory.instruments.client import request
+from laboratory.instruments.client import GET, request
 from laboratory.instruments.experiment import Case, about, bug, passed
-from laboratory.instruments.workers import GET, held_up, silent_clients
+from laboratory.instruments.workers import held_up, silent_clients
 
 BEGINNINGS = [b'', GET[:20], request('POST', '/body', 'Content-Length: 10') + b'x']  # that they send
 
@@ -45,7 +45,7 @@ CASES = {
         'You see about 150: each client has a process. Let a few workers wait for all of them.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, situation=children.one_is_silent,
+    globals(), apps=wsgi.PROBES, scene=children.one_is_silent,
     witness='8 of 8 other clients get no answer while 150 clients are idle',
     predict='150 clients do nothing, or send their requests slowly. Is another one answered?',
     why='a worker that waits for one client serves no other. An event loop waits for all of them at once.')

@@ -2,10 +2,9 @@
 import time
 
 from laboratory.instruments import kernel, views, wsgi
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import Reply, readable
+from laboratory.instruments.client import GET, Reply, connected, readable
 from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about
-from laboratory.instruments.workers import GET, listeners, replies_to, workers_of
+from laboratory.instruments.workers import listeners, replies_to, workers_of
 
 HALF, NOTHING = 'a client that has sent half of its request', 'a client that has sent nothing'
 BEGUN = {NOTHING: b'', HALF: GET[:20]}  # what they have sent
@@ -88,6 +87,6 @@ CASES = {
         'You see no 200: the request was there, but you looked at the clock, and not at the socket.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, env={'REQUEST_TIMEOUT': '1', 'IDLE_TIMEOUT': '1'},  # seconds
+    globals(), apps=wsgi.PROBES, env={'REQUEST_TIMEOUT': '1', 'IDLE_TIMEOUT': '1'},  # seconds
     predict='A request comes in time, but the server is stopped, and reads it too late. Is it answered?',
     why='what has come waits in the socket. Look there before you look at the clock.')

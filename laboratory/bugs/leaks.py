@@ -3,9 +3,8 @@ import re
 from itertools import pairwise
 
 from laboratory.instruments import kernel, views, wsgi
-from laboratory.instruments.client import connect, read_reply
+from laboratory.instruments.client import GET, KEPT, connect, read_reply
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, bug, passed
-from laboratory.instruments.workers import GET, KEPT
 
 SLOW = 0.2  # seconds for a reply
 ROUNDS = 5  # of requests
@@ -97,6 +96,6 @@ CASES = {
         'You see about 100, in one number or in all together: close it, too, when a client hangs up.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES,
+    globals(), apps=wsgi.PROBES,
     predict='Ten thousand requests have been answered. How much more memory does the server need now?',
     why='what belongs to a request goes with it, whether the client gets its reply or hangs up before.')

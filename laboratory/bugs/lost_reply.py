@@ -2,10 +2,10 @@
 import signal
 
 from laboratory.instruments import kernel, process, views, wsgi
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import FIN, asking, closes, read_next, readable, rest_of, take_little
+from laboratory.instruments.apps.wsgi_probes import LARGE, TEN_MEGABYTES
+from laboratory.instruments.client import FIN, asking, closes, connected, narrow, read_next, readable, rest_of
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, asked_to_end
-from laboratory.instruments.workers import TEN_MEGABYTES, main_process
+from laboratory.instruments.workers import main_process
 
 
 def experiment(server, step):
@@ -14,7 +14,7 @@ def experiment(server, step):
         return Result(NOT_TESTED, detail='it has no process that all others descend from')
     with wsgi.fifo(server):
         reading, working, idle = clients = [connected(server) for _ in range(3)]
-        take_little(reading)
+        narrow(reading)
         for client, path in zip(clients, ['/ten-pieces', '/stuck', '/binary'], strict=True):
             client.sendall(asking('GET', path))
             server.let_rest()
@@ -49,10 +49,10 @@ def experiment(server, step):
 CASES = {
     'cut_off': Case(
         'breaks off replies when it is stopped',
-        'curl -s localhost:8888/large | (sleep 1; kill {pid}; sleep 1; wc -c)', r'(?m)^(?!19660800$)\d+$',
-        'You see a number other than 19660800: SIGTERM ends you in the middle of a reply. Let its handler '
+        'curl -s localhost:8888/large | (sleep 1; kill {pid}; sleep 1; wc -c)', rf'(?m)^(?!{LARGE}$)\d+$',
+        f'You see a number other than {LARGE}: SIGTERM ends you in the middle of a reply. Let its handler '
         'only note it; then accept nobody any more, finish what you have begun, and end.', """
-        Stop your server when it has work to do, such as a reply of 19660800 bytes:
+        Stop your server when it has work to do, such as sending a reply of 20 MB:
         {see}
         kill sends SIGTERM. Which of your processes get it, and what becomes of the clients that they have?
 
@@ -79,7 +79,7 @@ CASES = {
         'shutdown(socket.SHUT_WR), and close() when recv() has returned nothing.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=asked_to_end,
+    globals(), apps=wsgi.PROBES, when_ended=asked_to_end,
     witness='a client that reads its reply gets ',
     predict='Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
     why='a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.')

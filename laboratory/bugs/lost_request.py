@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 from laboratory.instruments import kernel, process, views, workers, wsgi
-from laboratory.instruments.client import REFUSED, Reply, closes, connect, readable, rest_of
+from laboratory.instruments.client import KEPT, REFUSED, Reply, closes, connect, readable, rest_of
 from laboratory.instruments.experiment import Case, about, bug, its_own_end, passed
 
 VISITORS = [1, 1, 10, 10]  # how many requests each of them sends on a connection
@@ -32,7 +32,7 @@ def visit(server, each, stopped, replies):
 
 def answer(client):
     with suppress(ConnectionError):
-        client.sendall(workers.KEPT)
+        client.sendall(KEPT)
     return rest_of(client, ANSWER)
 
 
@@ -120,6 +120,6 @@ CASES = {
         'You see no "after": an old worker has ended while its application worked. Let it finish.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=its_own_end, witness='SIGHUP ends its supervisor; ',
+    globals(), apps=wsgi.PROBES, when_ended=its_own_end, witness='SIGHUP ends its supervisor; ',
     predict='Clients send requests all the time, and the server replaces its workers. How many fail?',
     why='a new worker serves before the old one stops, and the old one finishes what it has begun.')

@@ -2,7 +2,7 @@
 import signal
 
 from laboratory.instruments import kernel, process, views, workers, wsgi
-from laboratory.instruments.client import rest_of
+from laboratory.instruments.client import GET, rest_of
 from laboratory.instruments.experiment import Case, about, bug, its_own_end, passed
 
 
@@ -13,7 +13,7 @@ def experiment(server, step):
     kernel.suspend(old)
     clients = workers.silent_clients(server, 5)
     for client in clients:
-        client.sendall(workers.GET)
+        client.sendall(GET)
     kernel.send(main, signal.SIGHUP)
     server.let_rest()
     step(f'{len(clients)} clients are in the backlog, and the server has got SIGHUP', views.processes)
@@ -53,6 +53,6 @@ CASES = {
         'You see 000 instead of 200: the clients were in the backlog of a socket that you have closed.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=its_own_end, witness='SIGHUP ends its supervisor; ',
+    globals(), apps=wsgi.PROBES, when_ended=its_own_end, witness='SIGHUP ends its supervisor; ',
     predict='Five clients wait in the backlog when the server restarts. Are they answered?',
     why='the clients are in the backlog of the listening socket. It outlives the workers, and so do they.')

@@ -58,7 +58,7 @@ def without_children(server, number):
     return Result(NOT_TESTED, detail=few if number else children.SILENT)
 
 
-def situation(server):
+def children_end_together(server):
     """The server is stopped while the children of some clients end."""
     with ended_together(server, [children.connect_to_child(server)[0] for _ in range(3)]):
         pass
@@ -90,7 +90,7 @@ CASES = {
         cured_by='part3-v1.2'),
 }
 BUG = about(
-    globals(), cases=CASES, situation=situation,
+    globals(), scene=children_end_together,
     witness='23 zombies after 24 children ended together',
     predict='24 children end at the same moment. How many zombies are left?',
     why='the kernel has one bit for SIGCHLD, not a queue: 24 exits set it once. So reap all that have ended.')

@@ -106,7 +106,7 @@ CASES = {
        for name, data, *_ in WELL_FORMED},
 }
 BUG = about(
-    globals(), cases=CASES, apps=PROBES, when_ended=its_own_end,
+    globals(), apps=PROBES, when_ended=its_own_end,
     witness='no Host: 200 instead of 400 (RFC 9112, section 3.2)',
     predict='A request has no Host header, although HTTP/1.1 requires it. What is the status of the reply?',
     why='a server that looks only for what it needs takes all the rest. One that checks each line does not.')

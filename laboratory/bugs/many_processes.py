@@ -1,5 +1,6 @@
 """needs no process for each client"""
-from laboratory.instruments import children, views, workers, wsgi
+from laboratory.instruments import views, workers, wsgi
+from laboratory.instruments.client import connected
 from laboratory.instruments.experiment import Case, about, bug, passed
 
 CLIENTS = 100  # that say nothing
@@ -21,7 +22,7 @@ def experiment(server, step):
 def some_are_silent(server):
     """A few clients say nothing."""
     for _ in range(3):
-        children.connected(server)
+        connected(server)
         server.let_rest()
 
 
@@ -44,7 +45,7 @@ CASES = {
         Take WORKERS from os.environ, else os.cpu_count()."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, situation=some_are_silent,
+    globals(), apps=wsgi.PROBES, scene=some_are_silent,
     witness='100 more processes for 100 silent clients',
     predict='A hundred clients connect and say nothing. How many more processes does the server have then?',
     why='a few workers, forked in advance, share the listening socket. No client makes a new one.')

@@ -59,7 +59,7 @@ CASES = {
         'You see curl time out: call accept() again when clients have left, or after half a second.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=its_own_end,
+    globals(), apps=wsgi.PROBES, when_ended=its_own_end,
     predict='A server has no descriptor left, and clients still come. How busy is it?',
     why='a client that is not accepted stays in the backlog, so its socket is ready again at once. Look away '
         'from it for a moment.')

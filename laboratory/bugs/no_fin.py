@@ -63,7 +63,7 @@ CASES = {
         Let recv() take the whole request before client_fd.close(). Set no SO_LINGER.""", cured_by=''),
 }
 BUG = about(
-    globals(), cases=CASES,
+    globals(),
     witness='33 bytes of reply, then nothing: no FIN',
     predict='A child has answered its client and closed the socket. Does the client see that its reply ends?',
     why="after fork() both have the client's socket, and FIN goes out when the last copy is closed.")

@@ -1,6 +1,6 @@
 """answers others while clients do not read"""
 from laboratory.instruments import views, wsgi
-from laboratory.instruments.client import request, take_little
+from laboratory.instruments.client import narrow, request
 from laboratory.instruments.experiment import Case, about, bug, passed
 from laboratory.instruments.workers import held_up, silent_clients
 
@@ -8,7 +8,7 @@ from laboratory.instruments.workers import held_up, silent_clients
 def experiment(server, step):
     deaf = silent_clients(server, 24)  # more than the threads of most servers
     for number, client in enumerate(deaf):
-        take_little(client)
+        narrow(client)
         client.sendall(request('GET', '/ten-pieces' if number % 6 else '/one-piece'))
     server.let_rest()
     step(f'{len(deaf)} clients have asked for 10 MB, and do not read', views.connections)
@@ -35,7 +35,7 @@ CASES = {
         next piece from the application when all is sent."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES,
+    globals(), apps=wsgi.PROBES,
     witness='8 of 8 other clients get no answer while 24 clients do not read',
     predict='24 clients ask for 10 MB each, and do not read. Is the next client answered?',
     why='a send() that waits for one client holds up all others. So keep what the kernel does not take yet.')

@@ -1,9 +1,8 @@
 """answers the next request on the same connection"""
 from laboratory.instruments import kernel, process, views, wsgi
 from laboratory.instruments.apps.wsgi_probes import ALL_BYTES
-from laboratory.instruments.client import OPEN, asking, closes, connect, read_next, readable, send
+from laboratory.instruments.client import GET, KEPT, OPEN, asking, closes, connect, read_next, readable, send
 from laboratory.instruments.experiment import Case, about, bug
-from laboratory.instruments.workers import GET, KEPT
 
 FIRST_REQUESTS = {  # what may come before another request on the same connection
     'a GET': KEPT,
@@ -137,7 +136,7 @@ CASES = {
         for case, data in LAST_REQUESTS.items()},
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, situation=two_requests,
+    globals(), apps=wsgi.PROBES, scene=two_requests,
     witness='the connection ends after the first reply',
     predict='A client has its reply, and sends a second request on the same connection. Is it answered?',
     why='a reply that says how long it is need not end with the connection. So the next request can follow.')

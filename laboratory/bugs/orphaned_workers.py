@@ -40,7 +40,7 @@ CASES = {
         so the read returns when the supervisor ends. See pipe(7)."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, when_ended=asked_to_end,
+    globals(), apps=wsgi.PROBES, when_ended=asked_to_end,
     witness='it was killed, and 2 workers still serve',
     predict='The supervisor is killed, and can tell its workers nothing. Do they go on?',
     why='the kernel closes what a process had open when it ends. Who reads from its pipe sees that.')

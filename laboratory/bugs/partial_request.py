@@ -35,7 +35,7 @@ CASES = {
         the blank line, then read() what Content-Length says, for an io.BytesIO that is wsgi.input."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=PROBES,
+    globals(), apps=PROBES,
     witness='instead of the 4096 bytes of the body, the client gets 1024 bytes',
     predict='A request of 6 KB comes in three pieces. How much of its body does the application get?',
     why='recv() returns what has come so far. Only the request itself says where it ends.')

@@ -93,7 +93,7 @@ HINTS = """
 CASES = {name: Case('breaks rules of PEP 3333', f'curl -isSN -m 1 localhost:8888/{path}', *told, HINTS)
          for name, _, path, *told in RULES}
 BUG = about(
-    globals(), cases=CASES, apps=PROBES, when_ended=its_own_end,
+    globals(), apps=PROBES, when_ended=its_own_end,
     witness='streaming: a piece of the body is not sent until the next one is ready',
     predict='An application yields a piece of a body, and waits before the next. When is the first one sent?',
     why='the server cannot know how long the application takes for the next piece. So it sends what it has.')

@@ -1,7 +1,7 @@
 """answers other clients while one is silent"""
 from laboratory.instruments import children
-from laboratory.instruments.children import connected, number_of_clients
-from laboratory.instruments.client import ask, read_reply, readable
+from laboratory.instruments.children import number_of_clients
+from laboratory.instruments.client import ask, connected, read_reply, readable
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
 from laboratory.instruments.views import connections
 
@@ -75,7 +75,7 @@ CASES = {
         'You see no greeting: you make room for others at the cost of this client. Serve both at once.'),
 }
 BUG = about(
-    globals(), cases=CASES, situation=children.one_is_silent,
+    globals(), scene=children.one_is_silent,
     witness='a second client waits while another one is silent',
     predict='One client is connected and says nothing. Is the next one answered?',
     why='one process cannot wait for two clients. A child for each client can.')

@@ -3,9 +3,9 @@ import time
 from contextlib import suppress
 
 from laboratory.instruments import process, views, wsgi
-from laboratory.instruments.client import connect, fetch, readable, request, take_little
+from laboratory.instruments.apps.wsgi_probes import TEN_MEGABYTES
+from laboratory.instruments.client import connect, fetch, narrow, readable, request
 from laboratory.instruments.experiment import Case, about
-from laboratory.instruments.workers import TEN_MEGABYTES
 
 PAUSE = 0.1  # seconds between what a slow reader takes
 BODY = bytes(range(256)) * 256
@@ -17,7 +17,7 @@ def experiment(server, step):
     step('A client has sent its request slowly', views.exchange)
     wrong = [] if posted.body == BODY else [('slow_request', f'a slow request: {posted}')]
     with connect(server) as client:
-        take_little(client)
+        narrow(client)
         client.sendall(request('GET', '/one-piece'))
         data, pauses = bytearray(), 40
         with suppress(ConnectionError):
@@ -57,6 +57,6 @@ CASES = {
         'You see no "slow" at the end: you end a connection although its client goes on sending.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, env={'SEND_TIMEOUT': '3'},  # more than a pause, less than all
+    globals(), apps=wsgi.PROBES, env={'SEND_TIMEOUT': '3'},  # more than a pause, less than all
     predict='A client pauses after each 32 KB of a reply of 10 MB. Does it get all of it?',
     why='a limit for a whole reply cuts off a slow client. One for each send() cuts off one that is gone.')

@@ -2,16 +2,15 @@
 import time
 
 from laboratory.instruments import kernel, process, views, wsgi
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import read_reply, readable, request
+from laboratory.instruments.client import connected, read_reply, readable, request
 from laboratory.instruments.experiment import Case, about, bug, passed
 from laboratory.instruments.workers import so_long
 
-HALF = b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Drip: '  # of a request
+HALF = b'GET / HTTP/1.1\r\nHost: localhost\r\nX-Slow: '  # of a request
 BEFORE_BODY = request('POST', '/body', f'{wsgi.LENGTH}100000')
 
 
-def answer_to_drips(server, begun):
+def answer_byte_by_byte(server, begun):
     """Send the bytes, and then one byte after the other; return the Reply, None if none comes."""
     client = connected(server)
     client.sendall(begun)
@@ -28,7 +27,7 @@ def answer_to_drips(server, begun):
 
 def experiment(server, step):
     begin = time.monotonic()
-    reply, limit = answer_to_drips(server, HALF), time.monotonic() - begin
+    reply, limit = answer_byte_by_byte(server, HALF), time.monotonic() - begin
     step('A client has sent its request byte by byte', views.connections)
     waits = f'the server waits {so_long(server)} for'
     if not reply:
@@ -39,17 +38,17 @@ def experiment(server, step):
     stopped.sendall(HALF)
     if not kernel.eventually(lambda: readable(stopped), server.patience):
         return bug('halfway', f'{waits} a client that stops halfway')
-    if limit < process.A_WHILE and not answer_to_drips(server, BEFORE_BODY):
+    if limit < process.A_WHILE and not answer_byte_by_byte(server, BEFORE_BODY):
         return bug('body', f'{waits} each byte of a body')
     return passed(f'it is ended after a while: {reply}')
 
 
-DRIPS = 'for i in $(seq 60); do sleep 1; printf x; done'
+SLOWLY = 'for i in $(seq 60); do sleep 1; printf x; done'
 CURL = 'curl -s -m 40 telnet://localhost:8888; echo "exit status $?"'
 CASES = {
     'each_byte': Case(
         'waits as long as one more byte comes',
-        rf"(printf 'GET / HTTP/1.1\r\nHost: x\r\nX-Drip: '; {DRIPS}) | {CURL}", '',
+        rf"(printf 'GET / HTTP/1.1\r\nHost: x\r\nX-Slow: '; {SLOWLY}) | {CURL}", '',
         'You see exit status 28: your limit is for each recv(). Set a deadline for the whole request.', """
         Send a request that is never whole:
         {see}
@@ -67,15 +66,15 @@ CASES = {
         'You see curl give up after 40 seconds: give each recv() what is left of the time.'),
     'body': Case(
         'waits as long as one more byte of a body comes',
-        rf"(printf 'POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n'; {DRIPS}) | {CURL}", '',
+        rf"(printf 'POST /body HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n'; {SLOWLY}) | {CURL}", '',
         'You see exit status 28 after 40 seconds: the deadline of a request is also that of its body.'),
     'answers_early': Case(
         'answers a request before it is whole',
-        r"(printf 'GET / HTTP/1.1\r\nHost: x\r\nX-Drip: '; sleep 3) | curl -s -m 4 telnet://localhost:8888",
+        r"(printf 'GET / HTTP/1.1\r\nHost: x\r\nX-Slow: '; sleep 3) | curl -s -m 4 telnet://localhost:8888",
         '', 'You see a reply before the blank line after the headers has come: wait for it, up to a limit.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, env={'REQUEST_TIMEOUT': '0.5'},
+    globals(), apps=wsgi.PROBES, env={'REQUEST_TIMEOUT': '0.5'},
     witness='the server waits for 5 seconds and more for each byte that comes',
     predict='A client sends its request byte by byte, without end. How long does the server wait?',
     why='a time limit for each recv() begins again with each byte. A deadline for the request does not.')

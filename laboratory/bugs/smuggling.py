@@ -65,6 +65,6 @@ CASES = {case: Case(
     "chunked". For a size, re.fullmatch() [0-9A-Fa-f]{1,8} up to ";" or CRLF, because int() also takes +0,
     0x0 and 1_0. A chunk has to end with b'\\r\\n'.""") for case, data in REQUESTS.items()}
 BUG = about(
-    globals(), cases=CASES, apps=PROBES,
+    globals(), apps=PROBES,
     predict='A request has a Content-Length, and is chunked as well. Which of the two ends its body?',
     why='a proxy may choose the other one, and then sees one request where you see two. So refuse it.')

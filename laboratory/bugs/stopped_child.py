@@ -2,14 +2,14 @@
 import signal
 
 from laboratory.instruments import children, kernel, views
-from laboratory.instruments.children import connect_to_child, connected
-from laboratory.instruments.client import ask
+from laboratory.instruments.children import connect_to_child
+from laboratory.instruments.client import ask, connected
 from laboratory.instruments.experiment import NO_CHILD, NOT_TESTED, Case, Result, about, bug, passed
 
 
 def experiment(server, step):
     stopped = 0
-    for _ in server.listeners:  # one for each worker that may wait for it
+    for _ in server.listened:  # one for each worker that may wait for it
         client, child = connect_to_child(server)
         if child is None:
             break
@@ -31,7 +31,7 @@ def experiment(server, step):
     return bug('waits', 'the next client waits while a child is stopped')
 
 
-def situation(server):
+def a_child_is_stopped(server):
     """The child of a silent client is stopped, and another client sends a request."""
     _, child = connect_to_child(server)
     stopped = [child] if child else []
@@ -60,7 +60,7 @@ CASES = {
         waitpid(2): it returns (0, 0) at once if there are children, but none has ended. Then return."""),
 }
 BUG = about(
-    globals(), cases=CASES, situation=situation,
+    globals(), scene=a_child_is_stopped,
     witness='the next client waits while a child is stopped',
     predict='A child is stopped, not ended. Is the next client answered?',
     why='a child that is stopped sends SIGCHLD too, and wait() waits until one ends. WNOHANG does not wait.')

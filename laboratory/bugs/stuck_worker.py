@@ -2,13 +2,12 @@
 import time
 
 from laboratory.instruments import kernel, process, views, wsgi
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import OPEN, connect, read_reply, readable, request, rest_of, take_little
+from laboratory.instruments.apps.wsgi_probes import TEN_MEGABYTES
+from laboratory.instruments.client import OPEN, connected, narrow, read_reply, readable, request, rest_of
 from laboratory.instruments.experiment import Case, about, bug, passed
 from laboratory.instruments.workers import listeners, so_long, wait_for_new_workers, workers_of
 
 STUCK = request('GET', '/stuck')
-MEGABYTES = 64 * 65536  # bytes of the reply to /megabytes
 
 
 def experiment(server, step):
@@ -44,12 +43,12 @@ def cut_off(server, seconds):
         return kernel.eventually(lambda: before - listeners(server), 2 * seconds)
     if worker_ends():
         return bug('idle_worker', 'an idle worker ends, although its application has returned')
-    with connect(server) as client:
-        take_little(client)
-        client.sendall(request('GET', '/megabytes'))
-        if worker_ends() or len(read_reply(client, server).body) < MEGABYTES:
-            return bug('slow_reader',
-                       'a client that takes its time to read is cut off, although no application is stuck')
+    client = connected(server)
+    narrow(client)
+    client.sendall(request('GET', '/ten-pieces'))
+    if worker_ends() or len(read_reply(client, server).body) < TEN_MEGABYTES:
+        return bug('slow_reader',
+                   'a client that takes its time to read is cut off, although no application is stuck')
 
 
 def stays_halfway(server):
@@ -66,7 +65,8 @@ def an_application_is_stuck(server):
     """A request whose application does not return, until the time limit ends it."""
     server.let_rest()  # the worker starts
     workers = kernel.children(server.pid)
-    with wsgi.fifo(server), connect(server) as client:
+    client = connected(server)
+    with wsgi.fifo(server):
         client.sendall(STUCK)
         wait_for_new_workers(server, workers)
 
@@ -118,7 +118,7 @@ CASES = {
         again when it is sent. Stop it for good in a finally, after the loop."""),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, env={'APP_TIMEOUT': '0.5'}, situation=an_application_is_stuck,
+    globals(), apps=wsgi.PROBES, env={'APP_TIMEOUT': '0.5'}, scene=an_application_is_stuck,
     witness='an application that does not return holds up its worker for 5 seconds and more',
     predict='An application never returns. How long does its worker wait for it?',
     why='the supervisor only sees workers that end. So a timer ends one whose application does not return.')

@@ -39,7 +39,7 @@ CASES = {
         'You see a status other than 200, or your server prints a complaint of wsgiref.validate.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=('wsgi_probes:checked',), when_ended=its_own_end,
+    globals(), apps=('wsgi_probes:checked',), when_ended=its_own_end,
     witness='wsgiref.validate complains: close() was not called',
     predict='An application returns an open file as its body. Who closes the file?',
     why='only the server knows when a response is over, so it calls close() of what the application returns.')

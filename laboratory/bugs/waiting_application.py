@@ -1,9 +1,8 @@
 """answers others while an application waits"""
 from laboratory.instruments import kernel, process, views, wsgi
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import read_next, readable, request
+from laboratory.instruments.client import GET, connected, read_next, readable, request
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
-from laboratory.instruments.workers import GET, held_up, let_applications_wait, workers_of
+from laboratory.instruments.workers import held_up, let_applications_wait, workers_of
 
 
 def experiment(server, step):
@@ -54,7 +53,7 @@ CASES = {
         'You see curl time out: the application has returned, and nothing wakes you. Use a socketpair.'),
 }
 BUG = about(
-    globals(), cases=CASES, apps=wsgi.PROBES, situation=an_application_waits,
+    globals(), apps=wsgi.PROBES, scene=an_application_waits,
     witness='other clients get no answer while an application waits in each worker',
     predict='In each worker an application waits for something. Are other clients answered?',
     why='while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.')

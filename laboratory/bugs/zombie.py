@@ -60,7 +60,7 @@ CASES = {
         cured_by='part3-v1.1-fd-leak'),
 }
 BUG = about(
-    globals(), cases=CASES,
+    globals(),
     witness='the child has answered and is a zombie',
     predict='A child has answered its client and ended. What does ps show?',
     why='the kernel keeps the exit status of a child until its parent asks for it with wait().')

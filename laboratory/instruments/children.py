@@ -3,7 +3,7 @@ import signal
 from functools import partial
 
 from laboratory.instruments import kernel
-from laboratory.instruments.client import REQUEST, ask, connect, read_reply, readable
+from laboratory.instruments.client import REQUEST, ask, connect, connected, read_reply, readable
 from laboratory.instruments.experiment import NoAnswer
 from laboratory.instruments.process import A_WHILE
 
@@ -15,11 +15,6 @@ SILENT = 'no new child waits for a client that says nothing'
 def number_of_clients(server):
     """How many clients come and go: fewer where each reply takes long."""
     return min(CHILDREN, max(4, int(12 / (server.pace or 0.1))))
-
-
-def connected(server):
-    """A connection that lasts as long as the server does, or until it is closed."""
-    return server.until_end.enter_context(connect(server))
 
 
 def connect_to_child(server):
@@ -77,7 +72,7 @@ def parents(server):
 
 def handlers(server):
     """Whether each process that forks has a handler for SIGCHLD; None where the kernel does not tell."""
-    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents(server) or server.listeners]
+    return [kernel.catches(pid, signal.SIGCHLD) for pid in parents(server) or server.listened]
 
 
 def all_end(server):

@@ -49,6 +49,20 @@ def connect(server, seconds=kernel.LIMIT):
     return client
 
 
+def connected(server):
+    """A connection that lasts as long as the server does, or until it is closed."""
+    return server.until_end.enter_context(connect(server))
+
+
+def try_to_connect(server):
+    """A connection that lasts as long as the server, or None where it takes no more."""
+    for _ in range(2):
+        with suppress(TimeoutError, ConnectionError):
+            return server.until_end.enter_context(connect(server, SOON))
+        server.let_rest()  # it takes from the backlog what it is going to take
+    return None
+
+
 def readable(client, seconds=0):
     """Whether recv() would return at once, now or within that time: bytes have come, or the end."""
     return bool(select.select([client], [], [], seconds)[0])
@@ -66,13 +80,6 @@ def ask(client, server):
         return client.recv(65536) if comes(client, server) else b''
     except ConnectionError:
         return b''
-
-
-def exchange(server, data=REQUEST):
-    """Be a client from beginning to end; return the Reply."""
-    with connect(server) as client:
-        client.sendall(data)
-        return read_reply(client, server)
 
 
 def one_request(server, data=REQUEST):
@@ -175,6 +182,9 @@ def asking(method, path, *headers, body=b''):
     return request(method, path, *headers, body=body).replace(b'Connection: close\r\n', b'')
 
 
+GET, KEPT = request('GET', '/binary'), asking('GET', '/binary')  # the latter leaves the connection open
+
+
 def send(client, server, data):
     """Send the bytes, or as many of them as the server takes: it may answer and close before the end."""
     def writable():
@@ -213,7 +223,7 @@ def get(server, path, *headers):
     return fetch(server, request('GET', path, *headers))
 
 
-def take_little(client):
+def narrow(client):
     """Have the kernel take few bytes for a connection that is not read: SO_RCVBUF, socket(7)."""
     client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 32768)
 

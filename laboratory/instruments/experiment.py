@@ -4,9 +4,6 @@ An experiment is a function that is given a running server (a ServerProcess) of 
 else, and returns a Result. It acts as the clients, and looks at the processes through the kernel.
 It calls step() with a few words and a view at the moments that are worth a look.
 """
-import errno
-import os
-import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,7 +12,8 @@ from typing import NamedTuple
 
 from common.stages import Stage
 from laboratory.instruments.client import one_request
-from laboratory.instruments.process import ServerFailed, last_lines
+from laboratory.instruments.output import NO_FRAMEWORK, last_error, last_lines
+from laboratory.instruments.process import ServerFailed
 
 PASS, BUG = 'pass', 'bug'
 NO_CHILD, NO_HANDLER, NO_WORKER = 'no child', 'no handler', 'no worker'  # the experiment does not apply
@@ -23,11 +21,7 @@ NOT_TESTED = 'not tested'  # this server gives no occasion to see it
 NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
 UNJUDGED = [ENDED, ERROR, NO_ANSWER]  # mend that first
 FROM_BAD_TO_GOOD = [*UNJUDGED, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
-RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
-NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
-ERRNO = re.compile(r'\bErrno (\d+)\b|\b(E[A-Z]{3,})\b')
-BY_WORDS = {os.strerror(number): name for number, name in errno.errorcode.items()}
-SOON = 5  # seconds in which a server that is about to end has ended
+TIME_TO_END = 5  # seconds in which a server that is about to end has ended
 AT_ONCE = 6  # experiments; each waits more than it works
 
 
@@ -77,7 +71,7 @@ class Case(NamedTuple):
 
 def ended(server, result):
     """The Result of a server that has ended unasked, whatever was about to be concluded."""
-    name = error_of(server)
+    name = last_error(server.output())
     what = f'{name} has ended the server' if name else f'the server has ended{server.exit_status()}'
     return Result(ENDED, name.lower(), what)
 
@@ -106,7 +100,7 @@ class Bug:
     pep475: str = 'on'  # 'off' for the accept() of Python 2
     env: dict = field(default_factory=dict)  # more variables for the server
     when_ended: Callable = ended  # makes a Result of the end of a server, as ended() does
-    situation: Callable = one_request  # situation(server): what the clients do for a trace
+    scene: Callable = one_request  # scene(server): what the clients do for a trace
 
     def case(self, result):
         """The Case of a Result; the usual one where it has none of its own."""
@@ -121,7 +115,7 @@ class Bug:
 def about(module, **fields):
     """The Bug of a file; module is its globals()."""
     name, asks = module['__name__'].rpartition('.')[2], module['__doc__'].splitlines()[0]
-    return Bug(name, asks, module['experiment'], **fields)
+    return Bug(name, asks, module['experiment'], module['CASES'], **fields)
 
 
 class Lesson(NamedTuple):
@@ -161,7 +155,7 @@ def measure_with(app, bug, start, show):
                 result = Result(NO_ANSWER, detail=str(silence))
             except (OSError, ValueError) as error:
                 result = Result(ERROR, detail=f'the experiment has failed: {type(error).__name__}: {error}')
-            server.let_rest(most=SOON)  # it may be about to end
+            server.let_rest(most=TIME_TO_END)  # it may be about to end
             output = server.output()
             if server.has_ended():
                 result = bug.when_ended(server, result)
@@ -175,25 +169,6 @@ def measure_with(app, bug, start, show):
         result = Result(NOT_TESTED, detail=f'the Python of this server has no {missing[1]}')
     printed = last_lines(output) if result.printed is None else result.printed
     return result._replace(steps=tuple(steps), printed=printed)
-
-
-def error_of(server):
-    """The name of the error that the server printed last, as errno(3) has it: 'EINTR'; '' for none.
-
-    ECHILD does not count: it is a child's, forked while the handler of its parent was due.
-    """
-    output = '\n'.join(line for line in server.output().splitlines() if error_in(line) != 'ECHILD')
-    raised = [match.start() for match in RAISED.finditer(output)]
-    # a handler may have printed into the middle of the error
-    return error_in(output[raised[-1]:] if raised else '\n'.join(last_lines(output, most=3)))
-
-
-def error_in(said):
-    """The name of the error that a text tells of, '' for none."""
-    for number, name in ERRNO.findall(said):
-        if name in errno.errorcode.values() or int(number or 0) in errno.errorcode:
-            return name or errno.errorcode[int(number)]
-    return next((name for words, name in BY_WORDS.items() if words in said), '')
 
 
 def at_once(runs, follow=lambda runs: runs, most=AT_ONCE):

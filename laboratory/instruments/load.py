@@ -64,7 +64,7 @@ def need_tools():
         sys.exit(f'make bench puts load on the servers with wrk and ab: apt install {" ".join(missing)}')
 
 
-def command(kept, port, headers, seconds):
+def tool_words(kept, port, headers, seconds):
     """The words of a tool: wrk for connections that are kept, ab for a new one for each request."""
     # -n, since -t alone ends after 50 000 requests; -r goes on after a reset; -e tells more than whole ms
     tool = (f'wrk -t1 -c{CLIENTS} -d{seconds}s --latency' if kept else
@@ -135,7 +135,7 @@ def put_load(server, kept, headers, seconds):
     """
     server.let_rest()
     before = kernel.cpu_time(server.family())
-    words = command(kept, server.port, headers, seconds)
+    words = tool_words(kept, server.port, headers, seconds)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
         with suppress(subprocess.TimeoutExpired):
             tool.communicate(timeout=seconds / 2)

@@ -7,7 +7,7 @@ import time
 from rich.text import Text
 
 from common import stages
-from common.diff import step
+from common.diff import diff_lines
 from laboratory.instruments import telling
 from laboratory.instruments.client import one_request
 from laboratory.instruments.own import as_run
@@ -58,9 +58,9 @@ class Loop:
     def diffs(self):
         """Print what the reader has changed since the stage before, and what we have."""
         lesson, folder = self.learner.lesson, self.learner.folder
-        diffs = {f'Ours: make diff-{lesson.stage.name}': step(lesson.before, lesson.stage)}
+        diffs = {f'Ours: make diff-{lesson.stage.name}': diff_lines(lesson.before, lesson.stage)}
         if folder:
-            yours = step(lesson.before, stages.Stage('yours', folder))
+            yours = diff_lines(lesson.before, stages.Stage('yours', folder))
             diffs = {f'Yours, compared with {lesson.before.name}:': yours, **diffs}
         console.print(telling.beside(diffs))
 
@@ -87,7 +87,7 @@ class Loop:
 
     def trace(self):
         bug, command = self.learner.about, self.learner.command
-        if not bug or bug.situation is one_request:
+        if not bug or bug.scene is one_request:
             command = as_run(command, '{port}', *self.learner.lesson.stage.arguments)
             console.print('One ordinary request:\n', style='dim')
         name, pep475 = (bug.name, bug.pep475) if bug else ('', 'on')

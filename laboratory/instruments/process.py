@@ -18,6 +18,7 @@ import psutil
 
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
+from laboratory.instruments.output import last_lines
 
 APPS = 'laboratory/instruments/apps'  # the folder with the application that experiments run
 A_WHILE = 3  # seconds in which a server has done what it does by a timer
@@ -104,7 +105,7 @@ class ServerProcess:
                 self.let_rest()  # its workers start
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
-            self.listeners = {pid for pid in self.own if self.port in kernel.ports(pid)}
+            self.listened = {pid for pid in self.own if self.port in kernel.ports(pid)}
         except BaseException:
             self.stop()
             raise
@@ -160,7 +161,7 @@ class ServerProcess:
 
     def has_ended(self):
         """Whether nobody serves any more: nobody that listened, and no worker that a living one forked."""
-        if any(map(kernel.alive, self.listeners)):
+        if any(map(kernel.alive, self.listened)):
             return False
         family = self.processes()
         return not any(self.forked.get(pid) in family and self.port in kernel.ports(pid) for pid in family)
@@ -262,16 +263,6 @@ class ServerProcess:
         self.popen.wait()
         self.log.close()
         self.temporary.cleanup()
-
-
-def printable(text):
-    """The text in characters that a terminal can be given: an ESC becomes \\x1b."""
-    return ''.join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def last_lines(output, most=10):
-    """The last lines that a server printed, in printable characters."""
-    return [printable(line.expandtabs(4)[:200]) for line in output.splitlines()[-most:]]
 
 
 def stage_server(stage, app=None, pep475='on', env=(), limit=None):

@@ -4,9 +4,9 @@ from rich.table import Table
 from rich.text import Text
 
 from common.diff import COLOURS
-from laboratory.instruments.experiment import RAISED, UNJUDGED
+from laboratory.instruments.experiment import UNJUDGED
+from laboratory.instruments.output import RAISED, printable
 from laboratory.instruments.own import start_line
-from laboratory.instruments.process import printable
 from laboratory.instruments.terminal import STYLES, console
 
 PIDS = 'python3 -m common.pid'  # of those that listen on PORT, the oldest first
@@ -26,7 +26,7 @@ def said(result):
     return printable(result.detail) + f'; and {len(result.others)} more' * bool(result.others)
 
 
-def command(see, port='8888'):
+def typed(see, port='8888'):
     """A command of a Case as it is typed for a server on that port."""
     pids = PIDS if port == '8888' else f'PORT={port} {PIDS}'
     see = see.replace('{pid}', f'$({pids} | head -1)').replace('{pids}', f'$({pids})')
@@ -41,15 +41,15 @@ def to_see(bug, result, server, tried):
     """
     case, old_accept = bug.case(result), bug.pep475 == 'off' and tried.is_python3
     start = start_line(server, case.app or bug.apps[0] or '', 'off' if old_accept else 'on', tried.port)
-    return start, command(case.see, tried.port), case.look_for + WHICH_ACCEPT * old_accept
+    return start, typed(case.see, tried.port), case.look_for + WHICH_ACCEPT * old_accept
 
 
 def as_text(hint, see):
     """A hint in one line, with its command, indented, where {see} stands."""
     before, has_command, after = hint.partition('{see}')
-    typed = '\n'.join(f'    {line}' for line in see.splitlines())
+    lines = '\n'.join(f'    {line}' for line in see.splitlines())
     before, after = (' '.join(text.split()) for text in (before, after))
-    return f'{before}\n{typed}\n{after}' if has_command else before
+    return f'{before}\n{lines}\n{after}' if has_command else before
 
 
 def shown(words, view=None):

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from common import settings
 from laboratory.instruments import kernel
-from laboratory.instruments.process import ServerFailed, printable
+from laboratory.instruments.output import printable
+from laboratory.instruments.process import ServerFailed
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes

@@ -11,8 +11,7 @@ from rich.text import Text
 from common.stages import stage_of
 from laboratory.instruments import kernel
 from laboratory.instruments.client import WORDS
-from laboratory.instruments.experiment import error_in
-from laboratory.instruments.process import last_lines, printable
+from laboratory.instruments.output import error_in, last_lines, printable
 
 MEANING = {
     'zombie': 'ended, not waited for',

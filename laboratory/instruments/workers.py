@@ -3,24 +3,12 @@ import os
 from contextlib import suppress
 
 from laboratory.instruments import kernel
-from laboratory.instruments.children import connected
-from laboratory.instruments.client import SOON, asking, closes, connect, read_next, readable, request
+from laboratory.instruments.client import GET, asking, closes, connected, read_next, readable, try_to_connect
 from laboratory.instruments.experiment import NO_WORKER, Result, bug
 from laboratory.instruments.wsgi import noted
 
-GET, KEPT = request('GET', '/binary'), asking('GET', '/binary')  # the latter leaves the connection open
 OTHERS = 8  # clients that must be answered: some for each worker
 SHELLS = ['sh', 'ash', 'bash', 'dash', 'ksh', 'zsh']
-TEN_MEGABYTES = 10_000_000  # bytes of the replies to /one-piece and /ten-pieces, more than buffers hold
-
-
-def try_to_connect(server):
-    """A connection that lasts as long as the server, or None where it takes no more."""
-    for _ in range(2):
-        with suppress(TimeoutError, ConnectionError):
-            return server.until_end.enter_context(connect(server, SOON))
-        server.let_rest()  # it takes from the backlog what it is going to take
-    return None
 
 
 def silent_clients(server, number):

@@ -5,7 +5,8 @@ from contextlib import contextmanager
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, fetch, read_reply, readable, request
 from laboratory.instruments.experiment import NoAnswer, bug, passed
-from laboratory.instruments.process import A_WHILE, last_lines
+from laboratory.instruments.output import last_lines
+from laboratory.instruments.process import A_WHILE
 from laboratory.instruments.views import exchange
 
 PROBES = ['wsgi_probes:app']

@@ -11,7 +11,8 @@ from wsgiref.validate import validator
 
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
 ALL_BYTES = bytes(range(256))
-MEGABYTE = b'x' * 1_000_000
+MEGABYTE, PIECE = b'x' * 1_000_000, b'x' * 65536
+TEN_MEGABYTES, LARGE = 10 * len(MEGABYTE), 300 * len(PIECE)  # more than buffers hold
 FOLDER = os.environ.get('PROBES')
 
 
@@ -168,8 +169,7 @@ BEHAVIOURS = {
     '/closable': answer(body=lambda environ: Noted([b'to be closed'], environ)),
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
     '/binary': answer('200 OK', body=[ALL_BYTES]),
-    '/large': answer(body=lambda environ: (b'x' * 65536 for _ in range(300))),
-    '/megabytes': answer(body=lambda environ: (b'x' * 65536 for _ in range(64))),
+    '/large': answer(body=lambda environ: (PIECE for _ in range(LARGE // len(PIECE)))),
     '/ten-pieces': answer(body=lambda environ: (MEGABYTE for _ in range(10))),
     '/one-piece': answer(body=lambda environ: [MEGABYTE * 10]),
     '/raise-before': fail(KeyError('before the headers')),
