@@ -44,5 +44,5 @@ def workers(server):
 def left(temporary):
     """The processes that run with that folder for their temporary files, and what is in it."""
     running = [pid for pid in psutil.pids()
-               if kernel.environ(pid).get('TMPDIR') == str(temporary) and kernel.alive(pid)]
+               if kernel.variable(pid, 'TMPDIR') == str(temporary) and kernel.alive(pid)]
     return [*running, *temporary.iterdir()]

@@ -8,7 +8,6 @@ import sys
 import xml.etree.ElementTree as ElementTree
 
 import pexpect
-import psutil
 import pytest
 
 from common import environment
@@ -19,6 +18,7 @@ from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, 
 from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
 from laboratory.instruments.pages import filled
 from laboratory.instruments.process import ServerProcess
+from tests.helpers import left
 
 # of what the tools have printed for part 4 v1.4, and for a server that resets a third of its connections
 # and answers another third with 500
@@ -291,13 +291,6 @@ def test_other_systems_are_told_that_it_needs_linux(monkeypatch):
     monkeypatch.setattr(kernel, 'LINUX', False)
     with pytest.raises(SystemExit, match='runs on Linux alone'):
         load.need_tools()
-
-
-def left(folder):
-    """The processes that run with that folder for their temporary files, and what is in it."""
-    found = [process for process in psutil.process_iter()
-             if kernel.environ(process.pid).get('TMPDIR') == str(folder) and kernel.alive(process.pid)]
-    return [*found, *folder.iterdir()]
 
 
 @pytest.mark.long

@@ -139,7 +139,7 @@ class ServerProcess:
         found = {self.popen.pid: os.getpid()} | kernel.family(self.popen.pid)
         if self.popen.poll() is not None:  # a daemon is no descendant: the folder in its environment tells
             for pid in psutil.pids():
-                if pid not in found and kernel.environ(pid).get('PROBES') == self.temporary.name:
+                if pid not in found and kernel.variable(pid, 'PROBES') == self.temporary.name:
                     found |= {pid: kernel.parent(pid)} | kernel.family(pid)
         return found
 
