@@ -10,8 +10,8 @@ place of {port} in the command. For make, write $$ where the shell should see a 
     STAGE=part3-v1.1  asks only for what that stage can do
     WATCH=1           tests again whenever you save a file that the command names, or one beside it
 
-The exit status is 0 if no bug was found, 1 if an experiment found a bug or could not be finished, and
-2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
+The exit status is 0 if no bug was found (what does not apply is none), 1 if an experiment found one or
+could not be finished, and 2 if the server could not be tested. (Under make, every status but 0 becomes 2.)
 """
 import os
 import sys
@@ -129,7 +129,7 @@ def grade(command, goal):
             results[bug] = measure(bug, partial(start, pace=tried.pace))
             report(bug, results[bug], command, tried)
     summary(results, goal)
-    return not any(result.outcome in (BUG, *UNJUDGED) for result in results.values())
+    return not any(result.is_bad for result in results.values())
 
 
 def named_goal():

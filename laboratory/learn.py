@@ -30,7 +30,7 @@ from rich.text import Text
 from common import settings, stages
 from laboratory.bugs import BUGS, UNKNOWN, expected, known_stages, lessons, named_stage
 from laboratory.instruments import telling
-from laboratory.instruments.experiment import AT_ONCE, UNJUDGED, at_once, measure
+from laboratory.instruments.experiment import AT_ONCE, NO_WORKER, UNJUDGED, at_once, measure
 from laboratory.instruments.loop import Loop
 from laboratory.instruments.output import printable
 from laboratory.instruments.own import own_server, try_out, why_untested
@@ -79,7 +79,7 @@ class Learner:
     @property
     def bad(self):
         """The first bug that the reader has to mend, or None."""
-        return next((bug for bug, result in self.results.items() if result.is_bad), None)
+        return next((bug for bug, result in self.results.items() if needs_work(result)), None)
 
     @property
     def cause(self):
@@ -161,7 +161,7 @@ class Learner:
         if self.bad in self.lesson.earlier:
             console.print('This lesson passes, but your server now fails an earlier one.\n')
         for bug, result in self.results.items():
-            if bug in self.lesson.bugs and not result.is_bad:
+            if bug in self.lesson.bugs and not needs_work(result):
                 console.print(telling.line(bug, result))
         telling.tell_failure(self.bad, self.results[self.bad])
 
@@ -186,6 +186,11 @@ class Learner:
         if see:
             told += f'\nTo start your server in another terminal:\n    {start}'
         console.print(Text(told, 'yellow'), soft_wrap=bool(see))
+
+
+def needs_work(result):
+    """Whether the reader has something to do: to have no worker is no bug, but it is no cure either."""
+    return result.is_bad or result.outcome == NO_WORKER
 
 
 def first_after(stage):

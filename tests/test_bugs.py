@@ -43,6 +43,8 @@ def test_the_stage_behaves_as_expected(bug, stage):
     if stage == stage_with(bug):
         assert result.case in bug.cases
         assert bug.witness in result.detail
+    if len(bug.apps) > 1:
+        assert [words for words, _ in result.steps] == [f'with {bug.apps[0]}: a client asks for /hello']
 
 
 @pytest.mark.long

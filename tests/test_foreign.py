@@ -15,6 +15,7 @@ from laboratory.instruments.process import PATIENCE
 
 PYTHON = shlex.quote(sys.executable)
 FOREIGN, LOOPS, WSGI = 'servers/foreign.py', 'servers/event_loop.py', 'corpus/wsgi_servers.py'
+SILENT = 'servers/never_answers.py'
 
 
 def judged(command, bug, pace=0.0):
@@ -48,6 +49,9 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'ends_at_the_third', 'fd_leak', 'ended'),
     (FOREIGN, 'hangs_at_the_third', 'fd_leak', 'no answer'),
     (FOREIGN, 'never_rests', 'no_fin', 'pass'),
+    (SILENT, '', 'many_processes', 'no answer'),  # though it needs no process for each client
+    (SILENT, '', 'idle_clients', 'no answer'),  # though others are not answered
+    (SILENT, '', 'non_reader', 'no answer'),
     (WSGI, 'part2_forks', 'many_processes', 'process_each'),  # with a listen backlog of 5
     (WSGI, 'part2_forks', 'dead_worker', 'no worker'),
     (WSGI, 'part2_forks', 'idle_clients', 'process_each'),

@@ -17,7 +17,7 @@ from laboratory import grade, matrix
 from laboratory.bugs import BUGS, asked, expected, lessons
 from laboratory.instruments import kernel, own, process
 from laboratory.instruments.client import REQUEST, fetch
-from laboratory.instruments.experiment import BUG, ENDED, PASS, Result, measure
+from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
 from laboratory.instruments.process import ServerFailed, free_port
 
@@ -107,6 +107,13 @@ def test_a_server_that_has_ended_is_like_a_stage_only_where_a_bug_explains_it(ca
         f'\nYours behaves like no stage.\nAt the experiment "{silent.asks}": it has ended.\n'
         f'It printed:\n    bye\nA server that {eintr.cases["ends"].yours} ends so: make diff-part3-v1.3\n'
         'Fix that first, and grade it again.\n')
+
+
+def test_what_does_not_apply_is_no_bug(monkeypatch):
+    monkeypatch.setattr(grade, 'try_out', lambda server: Tried(0.0, '8888', True))
+    for outcome, is_fine in (NO_WORKER, True), (BUG, False), (ENDED, False):
+        monkeypatch.setattr(grade, 'measure', lambda *_, outcome=outcome: Result(outcome, printed=[]))
+        assert grade.grade('nosuch', find_stage('part4-final')) is is_fine
 
 
 @pytest.mark.parametrize(('command', 'app', 'typed'), [

@@ -10,6 +10,7 @@ BEGINNINGS = [b'', GET[:20], request('POST', '/body', 'Content-Length: 10') + b'
 
 
 def experiment(server, step):
+    wsgi.must_answer(server)
     clients = silent_clients(server, 50 * len(BEGINNINGS))
     for number, client in enumerate(clients):
         with suppress(ConnectionError):

@@ -7,6 +7,7 @@ CLIENTS = 100  # that say nothing
 
 
 def experiment(server, step):
+    wsgi.must_answer(server)
     server.let_rest()  # its workers start
     before = len(server.processes())
 

@@ -6,6 +6,7 @@ from laboratory.instruments.workers import held_up, silent_clients
 
 
 def experiment(server, step):
+    wsgi.must_answer(server)
     deaf = silent_clients(server, 24)  # more than the threads of most servers
     for number, client in enumerate(deaf):
         narrow(client)

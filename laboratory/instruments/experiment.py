@@ -36,8 +36,8 @@ class Result(NamedTuple):
 
     @property
     def is_bad(self):
-        """Whether there is something to mend. To have no child may be right, to have no worker is not."""
-        return self.outcome in (BUG, NO_WORKER, *UNJUDGED)
+        """Whether there is something to mend: an experiment that does not apply has found nothing."""
+        return self.outcome in (BUG, *UNJUDGED)
 
 
 def passed(detail):
@@ -146,6 +146,8 @@ def measure_with(app, bug, start, show):
     try:
         with start(app, bug.pep475, bug.env) as server:
             def step(words, view):
+                if len(bug.apps) > 1:
+                    words = f'with {app}: {words[0].lower()}{words[1:]}'
                 steps.append((words, view(server)))
                 show(*steps[-1])
 
