@@ -83,18 +83,19 @@ def end(local, remote, status, pid):
 
 
 def test_what_is_worth_a_look_is_marked(monkeypatch):
+    printed = 'InterruptedError: [Errno 4] Interrupted system call\nOSError: no'
+    server = SimpleNamespace(pid=os.getpid(), port=1, output=lambda: printed)
+    assert marks(views.output(server)) == ['EINTR']
     for states, mark in [(dict.fromkeys(range(10**7, 10**7 + 6), 'zombie'), '6 children, 6 of them zombies'),
                          ({os.getppid(): 'stopped'}, 'stopped, not ended')]:
         monkeypatch.setattr(kernel, 'states', lambda pids, states=states: states)
-        assert marks(views.table_of_processes(os.getpid())) == [mark]
+        assert marks(views.processes(server)) == [mark]
     ends = [end(1, 2, 'ESTABLISHED', None), end(1, 3, 'CLOSE_WAIT', 7), end(1, 4, 'FIN_WAIT2', 7),
             end(1, 5, 'ESTABLISHED', 7), end(2, 1, 'ESTABLISHED', None)]
     monkeypatch.setattr(kernel, 'connections', lambda port: ends)
-    assert marks(views.table_of_connections(1, most=5)) == [
+    assert marks(views.connections(server, most=5)) == [
         'in the backlog, not accepted', 'not closed on this side', 'closed on this side only']
-    assert marks(views.table_of_connections(1, most=1))[1:] == ['3 ESTABLISHED, 1 CLOSE_WAIT, 1 FIN_WAIT2']
-    printed = 'InterruptedError: [Errno 4] Interrupted system call\nOSError: no'
-    assert marks(views.output(SimpleNamespace(output=lambda: printed))) == ['EINTR']
+    assert marks(views.connections(server, most=1))[1:] == ['3 ESTABLISHED, 1 CLOSE_WAIT, 1 FIN_WAIT2']
 
 
 IN_THE_MIDST = {  # of each command: what names it, what it shows then

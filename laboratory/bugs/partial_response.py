@@ -5,7 +5,7 @@ import time
 
 from laboratory.instruments.client import connect, get, read_reply, readable, request
 from laboratory.instruments.experiment import Case, about, its_own_end
-from laboratory.instruments.wsgi import PROBES, fifo, go_through, times_noted
+from laboratory.instruments.wsgi import PROBES, fifo, go_through, noted
 
 
 def streaming(server):
@@ -38,9 +38,9 @@ def own_headers(server):
 
 
 def close(server):
-    before = times_noted(server, 'closed')
+    before = noted(server, 'closed')
     reply = get(server, '/closable')
-    if not server.wait_until(lambda: times_noted(server, 'closed') > before):
+    if not server.wait_until(lambda: noted(server, 'closed') != before):
         return f'it is not called after {reply} (PEP 3333, Specification Details)'
 
 

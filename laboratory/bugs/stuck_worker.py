@@ -26,7 +26,7 @@ def experiment(server, step):
         served = ended and wsgi.survives(server)
     if not ended:
         return bug('stuck', f'an application that does not return holds up its worker {so_long(server)}')
-    if server.wait_until(lambda: wsgi.times_noted(server, 'returned')):
+    if server.wait_until(lambda: wsgi.noted(server, 'returned')):
         return bug('still_runs', 'the client is answered, but its application still runs')
     if not served:
         return bug('next_client', 'the next client is not served')

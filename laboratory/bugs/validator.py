@@ -2,19 +2,19 @@
 from laboratory.instruments.client import fetch, request
 from laboratory.instruments.experiment import Case, about, bug, its_own_end, passed
 from laboratory.instruments.views import exchange
-from laboratory.instruments.wsgi import noted, times_noted
+from laboratory.instruments.wsgi import noted
 
 
 def experiment(server, step):
     for data in request('GET', '/'), request('POST', '/', 'Content-Type: text/plain', body=b'x'):
-        before = times_noted(server, 'closed')
+        before = noted(server, 'closed')
         reply = fetch(server, data)
         step('wsgiref.validate stands between the server and its application, and checks both', exchange)
         if complaints := noted(server, 'complaints'):
             return bug('complaint', f'wsgiref.validate complains: {complaints[0]}')
         if reply.status != 200:
             return bug('complaint', f'{reply} instead of 200')
-        if not server.wait_until(lambda before=before: times_noted(server, 'closed') > before):
+        if not server.wait_until(lambda before=before: noted(server, 'closed') != before):
             return bug('no_close', 'wsgiref.validate complains: close() was not called')
     return passed('wsgiref.validate accepts GET and POST')
 

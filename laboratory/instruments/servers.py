@@ -71,11 +71,6 @@ def foreign():
     return [server for server in found if server.name not in left_out]
 
 
-def own(command):
-    """The reader's server, which a shell runs."""
-    return Server(YOURS, ['sh', '-c', command])
-
-
 @contextmanager
 def limit():
     """Gives a list with the server in C, which is compiled for as long as that; an empty one without cc."""

@@ -36,27 +36,29 @@ def add_row(rows, *cells, mark=None):
     rows.add_row(*texts, f'<-- {mark}' if mark else '', style='bold red' if mark else None)
 
 
-def table_of_processes(pid, most=3):
+def processes(server, most=3):
     """The server and its children (the first of them) as ps shows them."""
     rows = table('PID', 'PPID', 'STATE', 'FDS', 'COMMAND')
-    states = kernel.states(kernel.children(pid))
-    children = sorted(states)
-    for shown in [pid, *children[:most]]:
+    children = kernel.states(kernel.children(server.pid))
+    for pid in [server.pid, *sorted(children)[:most]]:
         with suppress(psutil.NoSuchProcess):
-            process = psutil.Process(shown)
-            state = states.get(shown) or kernel.status(shown)
+            process = psutil.Process(pid)
+            state = children.get(pid) or kernel.status(pid)
             descriptors = '' if state == 'zombie' else kernel.unless_gone(process.num_fds, '')
             parent, name = kernel.unless_gone(process.ppid, ''), kernel.unless_gone(process.name, '')
-            mark = 'the server itself has ended' if (shown, state) == (pid, 'zombie') else MEANING.get(state)
-            add_row(rows, shown, parent, state, descriptors, name, mark=mark)
+            is_end = state == 'zombie' and pid == server.pid
+            mark = 'the server itself has ended' if is_end else MEANING.get(state)
+            add_row(rows, pid, parent, state, descriptors, name, mark=mark)
     if len(children) > most:
-        dead = list(states.values()).count(psutil.STATUS_ZOMBIE)
+        dead = list(children.values()).count('zombie')
         add_row(rows, '...', '', '', '', '', mark=f'{len(children)} children, {dead} of them zombies')
     return rows
 
 
-def table_of_connections(port, most=4):
-    """The connections to a port (the first of them) as netstat shows them, from both ends."""
+def connections(server, most=4):
+    """The connections of a server (the first of them) as netstat shows them, from both ends."""
+    port = server.port
+
     def mark(socket, pid):
         is_waiting = socket.laddr.port == port and pid is None and socket.status == 'ESTABLISHED'
         return 'in the backlog, not accepted' if is_waiting else MEANING.get(socket.status)
@@ -100,16 +102,8 @@ def exchange(server):
     return Text('\n'.join(shown).rstrip(), no_wrap=True)
 
 
-def processes(server):
-    return table_of_processes(server.pid)
-
-
-def connections(server):
-    return table_of_connections(server.port)
-
-
 class Watch:
-    """What was seen of a server until now; pid and port name it."""
+    """What was seen of a server until now; pid and port name it, as for a ServerProcess."""
 
     def __init__(self, pid, port):
         self.pid, self.port = pid, port
@@ -148,8 +142,8 @@ class Watch:
         room = max(2, (height - 13) // 3)
         return Group(
             Text(f'{self.title}; q ends\n', 'bold'),
-            table_of_processes(self.pid, room), Text(),
-            table_of_connections(self.port, room), Text(),
+            processes(self, room), Text(),
+            connections(self, room), Text(),
             graph('zombies', self.zombies), graph('descriptors', self.descriptors), Text(),
             Text('\n'.join(list(self.log)[-room:]), 'dim'))
 

@@ -87,14 +87,9 @@ def fifo(server):
 
 
 def noted(server, name):
-    """The lines that the application has noted under that name."""
+    """The lines that the application has noted under that name: 'closed', for its close()."""
     file = server.folder / name
     return file.read_text().splitlines() if file.exists() else []
-
-
-def times_noted(server, name):
-    """How often the application has noted something under that name: 'closed', for its close()."""
-    return len(noted(server, name))
 
 
 TYPED = {  # what printf(1) in single quotes takes for a byte, where that is not the byte itself
