@@ -1,4 +1,11 @@
-"""What several test modules share: which stages have a property, and looks at their workers."""
+"""What several test modules share: which stages have a property, and looks at what runs."""
+import os
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+
 import psutil
 
 from common.stages import ROOT
@@ -6,6 +13,8 @@ from laboratory.bugs import known_stages
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, request
 
+PYTHON = shlex.quote(sys.executable)
+ON_PATH = {'PYTHON': 'python3', 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
 GET = request('GET', '/')
 CHUNKED = 'Transfer-Encoding: chunked'
 
@@ -39,6 +48,23 @@ def workers(server):
     """The pids of its children, once they have come to rest."""
     server.let_rest()
     return kernel.children(server.pid)
+
+
+def run_in_shell(command, env):
+    """What a command prints; it is ended after 60 seconds, with all that it has started.
+
+    It prints into a file: the end of a pipe would not come while anything of it lives.
+    """
+    with tempfile.TemporaryFile('w+', errors='replace') as output:
+        shell = subprocess.Popen(['sh', '-c', command], cwd=ROOT, env=env, start_new_session=True,
+                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
+        try:
+            shell.wait(60)
+        finally:
+            kernel.unless_gone(lambda: os.killpg(shell.pid, signal.SIGKILL), None)
+            shell.wait()
+        output.seek(0)
+        return output.read()
 
 
 def left(temporary):

@@ -1,12 +1,7 @@
 """Each bug: where a stage has it, where it is cured, and what is said about it."""
 import os
 import re
-import shlex
 import shutil
-import signal
-import subprocess
-import sys
-from contextlib import suppress
 from functools import partial
 from inspect import cleandoc
 from itertools import pairwise
@@ -21,7 +16,7 @@ from laboratory.instruments.experiment import Result, measure
 from laboratory.instruments.own import start_line
 from laboratory.instruments.process import ServerProcess, free_port, stage_server
 from laboratory.instruments.telling import as_text, typed
-from tests.helpers import protocols
+from tests.helpers import PYTHON, protocols, run_in_shell
 
 ALL = list(BUGS.values())
 MOST = 330  # characters of a hint
@@ -130,22 +125,12 @@ def test_what_a_command_should_show_is_seen_when_it_is_typed(bug, case, tool, re
         tool(name)
     stage, port = stage_with(bug) or known_stages(part_of(bug))[-1], str(free_port())
     app = case.app or bug.apps[0] or ''
-    python = shlex.quote(sys.executable)
-    start = 'unset PROBES; ' + start_line(f'{python} {stage.server}', app, bug.pep475, port)
+    start = 'unset PROBES; ' + start_line(f'{PYTHON} {stage.server}', app, bug.pep475, port)
     server = ServerProcess(['sh', '-c', start], env={'PORT': port, 'WORKERS': '2'}).__enter__()
     request.addfinalizer(server.stop)
-    shell = subprocess.Popen(['bash', '-c', typed(case.see, port)], cwd=ROOT, text=True,
-                             start_new_session=True, stdin=subprocess.DEVNULL,
-                             env={**os.environ, 'PORT': port},
-                             stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    try:
-        shell.wait(60)
-    finally:
-        with suppress(ProcessLookupError):
-            os.killpg(shell.pid, signal.SIGKILL)  # clients that would stay longer
+    shown = run_in_shell(typed(case.see, port), {**os.environ, 'PORT': port})
     server.let_rest()
-    shown = shell.stdout.read() + server.output()
-    shell.stdout.close()
+    shown += server.output()
     assert bool(re.search(case.shows, shown)) == bool(stage_with(bug)), shown
     assert not re.search('not found|syntax error', shown)
 

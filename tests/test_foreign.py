@@ -12,8 +12,8 @@ from laboratory.instruments import kernel
 from laboratory.instruments.experiment import BUG, measure
 from laboratory.instruments.own import own_server, try_out
 from laboratory.instruments.process import PATIENCE
+from tests.helpers import PYTHON
 
-PYTHON = shlex.quote(sys.executable)
 FOREIGN, LOOPS, WSGI = 'servers/foreign.py', 'servers/event_loop.py', 'corpus/wsgi_servers.py'
 SILENT = 'servers/never_answers.py'
 

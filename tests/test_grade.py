@@ -20,8 +20,8 @@ from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
 from laboratory.instruments.process import ServerFailed, free_port
+from tests.helpers import ON_PATH, PYTHON
 
-PYTHON = shlex.quote(sys.executable)
 PYTHON2 = shutil.which('python2', path=f'{Path.home()}/.pyenv/versions/2.7.18/bin:{os.environ["PATH"]}')
 RECORDED = {  # the command, and the stage that it is graded up to
     'final': ('python3 part3/final/server.py', ''),
@@ -59,8 +59,7 @@ def test_it_says_what_was_recorded(name, tool, temporary, tmp_path):
         run = shlex.quote(str(tmp_path / 'server'))
     else:
         run = command.replace(language, python2() if language == 'python2' else tool(language), 1)
-    path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'  # where python3 is ours
-    status, output, errors = run_grade(run, temporary, STAGE=stage, PATH=path)
+    status, output, errors = run_grade(run, temporary, STAGE=stage, **ON_PATH)
     output = re.sub(' +$', '', output.replace(run, command), flags=re.MULTILINE)
     text = f"SERVER='{command}' STAGE={stage}\n\n{output}\nexit status {status}\n"
     record = ROOT / f'tests/grades/{name}.txt'

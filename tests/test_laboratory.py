@@ -1,7 +1,6 @@
 """The commands that show: bug, watch, trace, matrix; and how all commands end."""
 import os
 import re
-import shlex
 import signal
 import subprocess
 import sys
@@ -22,9 +21,8 @@ from laboratory.instruments.client import REQUEST, connect
 from laboratory.instruments.experiment import BUG, Result
 from laboratory.instruments.output import printable
 from laboratory.instruments.process import free_port
-from tests.helpers import left
+from tests.helpers import PYTHON, left
 
-PYTHON = shlex.quote(sys.executable)
 LEAVES_ZOMBIES = f'{PYTHON} part3/v1.1/server.py'
 
 

@@ -2,7 +2,6 @@
 import os
 import re
 import select
-import shlex
 import signal
 import subprocess
 import sys
@@ -23,9 +22,8 @@ from laboratory.instruments.own import Tried
 from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.saves import Files
 from laboratory.instruments.terminal import Keys
-from tests.helpers import left
+from tests.helpers import PYTHON, left
 
-PYTHON = shlex.quote(sys.executable)
 PART3 = lessons('part3')
 FIRST, SECOND = PART3[:2]
 ZOMBIE, EINTR = BUGS['zombie'], BUGS['eintr']

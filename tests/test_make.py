@@ -22,11 +22,11 @@ from laboratory import grade, watch
 from laboratory.instruments import kernel, terminal
 from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.process import ServerProcess
+from tests.helpers import ON_PATH
 
 STAGES = [stage.name for stage in all_stages()]
 BUGS = [f'bug-{path.stem.replace("_", "-")}' for path in ROOT.glob('laboratory/bugs/[!_]*.py')]
 HELPS = 'learn bug watch trace grade matrix bench client diff readmes pictures'.split()
-ON_PATH = {'PYTHON': 'python3', 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
 ENV = {**os.environ, **ON_PATH, 'HOST': '127.0.0.1', 'PORT': '0'}  # make takes no path with a space
 
 
@@ -157,8 +157,6 @@ def test_what_is_not_valid_is_told_in_one_line(monkeypatch, main, words, told):
     (['part3-final', 'PYTHON=nosuch'], 'PYTHON=nosuch does not run here'),
     (['part3-final', 'PYTHON=false'], 'PYTHON=false does not run here'),  # so does a shim of pyenv end
     (['diff-part3-final', 'PYTHON=sh -c "exit 3"'], 'PYTHON=sh -c exit 3 is older than Python 3.10'),
-    (['diff'], 'Name one stage'),
-    (['learn', 'FROM=part3-final'], 'FROM=part3-final: no lesson comes after that stage'),
     (['client', 'MAX_CLIENTS=none'], "client: argument --max-clients: 'none' is not a number"),
 ])
 def test_what_is_wrong_is_reported_in_one_line(words, told):

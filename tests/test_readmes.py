@@ -1,10 +1,7 @@
 """What the pages say is true: their consoles are typed in, their diffs and tables are fresh."""
 import os
 import re
-import signal
 import subprocess
-import sys
-import tempfile
 
 import pytest
 
@@ -13,6 +10,7 @@ from laboratory import readmes
 from laboratory.bugs import EXPECTED
 from laboratory.instruments import kernel
 from laboratory.instruments.process import ServerFailed, ServerProcess
+from tests.helpers import ON_PATH, run_in_shell
 
 STEPS = [stage for stage in all_stages() if is_step(stage.folder)]  # a reader's own folder is none
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
@@ -30,8 +28,7 @@ class Reader:
         self.need, self.folder = need, str(folder)
         self.server = None
         self.read = 0  # how much of the server's output was compared
-        path = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
-        self.env = {**os.environ, 'PYTHON': 'python3', 'PATH': path}
+        self.env = {**os.environ, **ON_PATH}
 
     def type(self, console):
         """Run a console block: a '$ ' starts a command, other lines are its output."""
@@ -80,23 +77,6 @@ class Reader:
         if self.server:
             self.server.stop()
             self.server = None
-
-
-def run_in_shell(command, env):
-    """What a command prints; it is ended after 60 seconds, with all that it has started.
-
-    It prints into a file: the end of a pipe would not come while anything of it lives.
-    """
-    with tempfile.TemporaryFile('w+', errors='replace') as output:
-        shell = subprocess.Popen(['sh', '-c', command], cwd=ROOT, env=env, start_new_session=True,
-                                 stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        try:
-            shell.wait(60)
-        finally:
-            kernel.unless_gone(lambda: os.killpg(shell.pid, signal.SIGKILL), None)
-            shell.wait()
-        output.seek(0)
-        return output.read()
 
 
 def matches(expected, got):

@@ -1,8 +1,6 @@
 """The experiments on WSGI servers: what they take, what they name, and what they leave behind."""
 import os
-import shlex
 import socket
-import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -19,8 +17,9 @@ from laboratory.instruments.client import FIN, OPEN, RST, Reply, connect, fetch,
 from laboratory.instruments.experiment import PASS, measure
 from laboratory.instruments.own import own_server
 from laboratory.instruments.process import stage_server
+from tests.helpers import PYTHON
 
-FORKS = f'{shlex.quote(sys.executable)} tests/corpus/wsgi_servers.py part2_forks'
+FORKS = f'{PYTHON} tests/corpus/wsgi_servers.py part2_forks'
 
 
 @contextmanager
@@ -166,11 +165,6 @@ def test_an_application_that_waits_goes_on_when_the_experiment_fails(serve):
             server.let_rest()
             raise ZeroDivisionError
     assert wsgi.survives(server)
-
-
-def test_importing_the_probes_changes_nothing_in_the_process():
-    assert sys.unraisablehook is sys.__unraisablehook__ or 'wsgi_probes' not in repr(sys.unraisablehook)
-    assert wsgi_probes.FOLDER is None
 
 
 @pytest.mark.parametrize('is_there', [True, False])
