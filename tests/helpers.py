@@ -26,6 +26,17 @@ def sending(server, data):
     return client
 
 
+def wait_for_output(server, text):
+    """Wait until the server has printed that text; raises ServerFailed."""
+    server.wait_for(lambda: text in server.output(), f'print {text!r}')
+
+
+def press_ctrl_c(server):
+    """SIGINT to the server and its children, as a terminal sends it; wait for the end."""
+    os.killpg(server.popen.pid, signal.SIGINT)
+    server.popen.wait(kernel.LIMIT)
+
+
 def names(part):
     return [stage.name for stage in known_stages(part)]
 

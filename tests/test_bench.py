@@ -18,7 +18,7 @@ from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, 
 from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
 from laboratory.instruments.pages import filled
 from laboratory.instruments.process import ServerProcess
-from tests.helpers import left
+from tests.helpers import left, wait_for_output
 
 # of what the tools have printed for part 4 v1.4, and for a server that resets a third of its connections
 # and answers another third with 500
@@ -116,7 +116,7 @@ listener.accept()
 def test_the_cpu_time_of_children_that_have_ended_is_counted_waited_for_or_not(linux):
     linux()
     with ServerProcess([sys.executable, '-c', USES_CPU]) as server:
-        server.wait_for_output('ready')
+        wait_for_output(server, 'ready')
         assert kernel.cpu_time(server.family()) >= 0.4
 
 

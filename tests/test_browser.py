@@ -6,6 +6,8 @@ import tempfile
 
 import pytest
 
+from tests.helpers import wait_for_output
+
 OPTIONS = [
     '--headless', '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run',
     '--disable-background-networking', '--disable-component-update', '--disable-sync',
@@ -42,6 +44,6 @@ def test_a_browser_shows_the_greeting(serve, browse):
 def test_a_browser_asks_for_the_page_and_then_for_an_icon(serve, browse):
     server = serve('part3-final')
     browse(f'http://localhost:{server.port}/hello', '--remote-debugging-port=0')  # stays open
-    server.wait_for_output('GET /favicon.ico HTTP/1.1')
+    wait_for_output(server, 'GET /favicon.ico HTTP/1.1')
     requests = [line for line in server.output().splitlines() if line.startswith('GET')]
     assert requests[0] == 'GET /hello HTTP/1.1'

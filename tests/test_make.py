@@ -22,7 +22,7 @@ from laboratory import grade, watch
 from laboratory.instruments import kernel, terminal
 from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.process import ServerProcess
-from tests.helpers import ON_PATH
+from tests.helpers import ON_PATH, press_ctrl_c
 
 STAGES = [stage.name for stage in all_stages()]
 BUGS = [f'bug-{path.stem.replace("_", "-")}' for path in ROOT.glob('laboratory/bugs/[!_]*.py')]
@@ -42,7 +42,7 @@ def test_make_serves_a_stage_until_ctrl_c(stage):
         assert b'Hello' in fetch(server, REQUEST).data
         assert {socket.laddr.ip for socket in kernel.sockets_of(server.pid)} == {'127.0.0.1'}
         server.let_rest()  # a signal just before a system call does not interrupt it
-        server.interrupt()
+        press_ctrl_c(server)
         assert not re.search('Traceback|KeyboardInterrupt', server.output())
         assert kernel.eventually(server.is_gone)
 

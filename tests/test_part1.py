@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from laboratory.instruments.client import FIN, REQUEST, connect, fetch, read_reply, reset_after
+from tests.helpers import wait_for_output
 
 REPLY = b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n'
 CLIENTS = {
@@ -30,7 +31,7 @@ def test_every_client_gets_the_same_answer(shared):
 def test_it_prints_what_it_got(serve):
     server = serve('part1')
     fetch(server, b'mick \xff')
-    server.wait_for_output('mick \\xff\n')
+    wait_for_output(server, 'mick \\xff\n')
     assert server.output() == f'Serving HTTP on port {server.port} ...\nmick \\xff\n'
 
 
@@ -48,7 +49,7 @@ def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
     server = serve('part1')
     with connect(server) as client:
         client.sendall(b'GET / HTTP/1.1\r\nCookie: ' + b'x' * 2000 + b'\r\n\r\n')
-        server.wait_for_output('xxx')
+        wait_for_output(server, 'xxx')
         with pytest.raises(ConnectionResetError):
             while client.recv(1024):
                 pass

@@ -19,7 +19,7 @@ from laboratory.instruments.client import FIN, connect, fetch, get, read_reply, 
 from laboratory.instruments.experiment import measure
 from laboratory.instruments.process import ServerProcess, server_path, stage_server
 from tests.apps.misbehaves import BROKEN
-from tests.helpers import CHUNKED, GET, ends, names, protocols, sending
+from tests.helpers import CHUNKED, GET, ends, names, protocols, sending, wait_for_output
 
 STAGES, PROTOCOLS = names('part2'), list(protocols())
 READING, SENDING, LASTING, REFUSING = (ends(STAGES[number:]) for number in (1, 2, 3, 4))
@@ -37,7 +37,7 @@ def test_v1_0_sends_an_old_date_and_dies_at_an_empty_connection(serve):
     server = serve('part2-v1.0', 'wsgiapp:app')
     assert get(server, '/').values('Date') == ['Tue, 31 Mar 2015 12:54:48 GMT']
     connect(server).close()
-    server.wait_for_output('IndexError')
+    wait_for_output(server, 'IndexError')
     assert server.popen.wait(kernel.LIMIT) == 1
 
 
@@ -273,7 +273,7 @@ def test_an_application_that_closes_badly_loses_nothing(serve, stage):
 def test_control_characters_of_a_client_do_not_reach_the_terminal(serve, stage):
     server = serve(stage, 'wsgiapp:app')
     get(server, '/', 'X-Probe: \x1b[2J\x07\xe9')
-    server.wait_for_output('X-Probe: \\x1b[2J\\x07\\xe9')
+    wait_for_output(server, 'X-Probe: \\x1b[2J\\x07\\xe9')
     assert '\x1b' not in server.output()
 
 

@@ -16,7 +16,7 @@ from common.stages import find_stage
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, REFUSED, REQUEST, ask, connect, fetch, read_reply
 from laboratory.instruments.process import ServerProcess, free_port
-from tests.helpers import ends, names
+from tests.helpers import ends, names, wait_for_output
 
 STAGES = names('part3')
 FORKING, HANDLING = ends(STAGES[1:]), ends(STAGES[3:])
@@ -125,7 +125,7 @@ def test_the_kernel_still_interrupts_accept_and_python_calls_it_again(tool, tmp_
         with connect(server) as client:
             server.let_rest()
             assert ask(client, server) == REPLY
-        server.wait_for_output('get SIGCHLD from: ')
+        wait_for_output(server, 'get SIGCHLD from: ')
         server.wait_for(lambda: trace.read_text().count('accept4(') == 3, 'call accept() again')
     calls = [line.split()[0] for line in trace.read_text().splitlines()]
     assert calls[:4] == ['accept4(3,', 'accept4(3,', '---', 'accept4(3,']
@@ -141,7 +141,7 @@ def test_every_reaped_child_is_reported(serve, stage):
             server.wait_until(lambda: kernel.children(server.pid))
             children += kernel.children(server.pid)
             ask(client, server)
-        server.wait_for_output(f'get SIGCHLD from: {children[-1]}\n')
+        wait_for_output(server, f'get SIGCHLD from: {children[-1]}\n')
     assert re.findall(r'get SIGCHLD from: (\d+)', server.output()) == [str(child) for child in children]
 
 
@@ -169,4 +169,4 @@ def test_a_stopped_child_that_goes_on_ends_v1_3(serve):
         os.kill(child, signal.SIGCONT)
         server.let_rest()
         client.sendall(REQUEST)
-        server.wait_for_output('ChildProcessError: [Errno 10] No child processes')
+        wait_for_output(server, 'ChildProcessError: [Errno 10] No child processes')

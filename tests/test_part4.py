@@ -21,7 +21,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerProcess, server_path
 from laboratory.instruments.wsgi import fifo, survives
-from tests.helpers import CHUNKED, GET, ends, names, protocols, sending, workers
+from tests.helpers import CHUNKED, GET, ends, names, protocols, sending, wait_for_output, workers
 
 STAGES = names('part4')
 LAST = STAGES[-1]
@@ -87,7 +87,7 @@ def test_a_supervisor_that_cannot_fork_tries_again(serve, stage, tmp_path):
     one, other = workers(server)
     (tmp_path / 'full').touch()
     os.kill(one, signal.SIGKILL)
-    server.wait_for_output('cannot fork a worker: ')
+    wait_for_output(server, 'cannot fork a worker: ')
     assert kernel.eventually(lambda: len(kernel.children(server.pid) - {one}) == 2)
     assert other in workers(server)
     assert survives(server)
@@ -125,7 +125,7 @@ def test_neither_keyboardinterrupt_nor_a_fork_of_the_application_changes_the_wor
 def test_what_an_application_prints_is_not_lost_nor_the_status_of_a_command_that_it_runs(serve, stage):
     server = serve(stage, 'misbehaves:app')
     get(server, '/say-something')
-    server.wait_for_output('printed by the application\n')
+    wait_for_output(server, 'printed by the application\n')
     assert [get(server, '/run-a-command').body for _ in range(5)] == [b'7'] * 5
 
 
@@ -177,7 +177,7 @@ def test_a_connection_ends_whose_send_has_failed_though_the_application_goes_on(
     with connect(server) as client:
         with fifo(server):
             client.sendall(asking('GET', '/swallow-everything'))
-            server.wait_for_output('swallowed')  # because the client takes nothing
+            wait_for_output(server, 'swallowed')  # because the client takes nothing
             while readable(client, 0.1):
                 client.recv(65536)
         client.sendall(asking('GET', '/no-content'))  # now the client takes the rest

@@ -15,7 +15,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
 from laboratory.instruments.wsgi import fifo, noted, survives
-from tests.helpers import GET, ends, sending, workers
+from tests.helpers import GET, ends, sending, wait_for_output, workers
 from tests.test_part4 import STAGES, SUPERVISED
 
 LOOPS, THREADED, GRACEFUL = (ends(STAGES[number:]) for number in (6, 7, 8))
@@ -97,9 +97,9 @@ def test_a_request_whose_end_and_deadline_come_together_runs_one_application(ser
             client.sendall(whole[:-2])
             server.let_rest()
             holding.sendall(request('GET', '/hold-the-lock-for-a-while'))
-            server.wait_for_output('holding')
+            wait_for_output(server, 'holding')
             client.sendall(whole[-2:])
-            server.wait_for_output('waiting')
+            wait_for_output(server, 'waiting')
             other.sendall(GET)
             assert read_reply(other, server).status == 200
         assert read_reply(client, server).status == 200
@@ -188,7 +188,7 @@ def test_sighup_loads_the_application_anew_once_it_can_be_loaded(reloading, stag
     assert get(server, '/').body == b'one'
     change('no Python\n')
     os.kill(server.pid, signal.SIGHUP)
-    server.wait_for_output('SyntaxError')
+    wait_for_output(server, 'SyntaxError')
     assert get(server, '/').body == b'one'
     assert before in kernel.children(server.pid)
     change('another')
@@ -220,7 +220,7 @@ def test_a_signal_to_a_new_worker_is_none_to_its_supervisor(reloading, stage, tm
     os.kill(new, signal.SIGTERM)
     server.let_rest()
     (tmp_path / 'pause').unlink()
-    server.wait_for_output(f'worker {new} has ended: -15')
+    wait_for_output(server, f'worker {new} has ended: -15')
     assert get(server, '/').body == b'one'
 
 
@@ -236,7 +236,7 @@ def test_a_stop_does_not_wait_longer_than_it_says(serve, stage, path):
     server = serve(stage, 'misbehaves:app', WORKERS='1', STOP_TIMEOUT='0.3')
     (worker,) = workers(server)
     with fifo(server), sending(server, request('GET', path)):
-        server.wait_for_output('waiting')
+        wait_for_output(server, 'waiting')
         os.kill(server.pid, signal.SIGTERM)
         assert server.popen.wait(kernel.LIMIT) == 0
         assert not kernel.alive(worker)

@@ -12,7 +12,7 @@ from common.stages import ROOT, all_stages, find_stage, is_step, stage_before
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, fetch
 from laboratory.instruments.process import ServerProcess, stage_server
-from tests.helpers import protocols
+from tests.helpers import press_ctrl_c, protocols
 from tests.test_house import imports
 
 OWN = [pytest.param(stage.name, marks=pytest.mark.skip(reason=f'{stage.folder} is a folder of your own'))
@@ -148,7 +148,7 @@ def test_a_stage_that_is_copied_out_runs_and_prints_all_at_once_until_ctrl_c(sta
         with connect(server), connect(server):
             server.let_rest()  # a signal just before a system call does not interrupt it
             output = server.output().replace('\r\n', '\n')  # before the end, on which all would be flushed
-            server.interrupt()
+            press_ctrl_c(server)
         assert output.startswith(f'Serving HTTP on port {server.port} ...\n{printed}')
         assert 'Warning' not in output
         if '<' in printed:  # as curl does

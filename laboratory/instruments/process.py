@@ -238,15 +238,6 @@ class ServerProcess:
         begin = max(since, self.written() - MOST_OUTPUT)
         return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
 
-    def wait_for_output(self, text):
-        """Wait until it has printed that text; raises ServerFailed."""
-        self.wait_for(lambda: text in self.output(), f'print {text!r}')
-
-    def interrupt(self):
-        """Press Ctrl-C: SIGINT to the server and its children. Return the exit status."""
-        os.killpg(self.popen.pid, signal.SIGINT)
-        return self.popen.wait(kernel.LIMIT)
-
     def kill(self):
         """SIGKILL to every process group that it has."""
         kernel.unless_gone(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
