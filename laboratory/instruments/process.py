@@ -1,7 +1,6 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
 import os
 import random
-import shlex
 import signal
 import socket
 import subprocess
@@ -66,7 +65,6 @@ class ServerProcess:
     """A running server: a context manager that ends it on leaving.
 
     command, env     what to run, a list of strings, and variables to add; it listens on PORT if that is there
-    limit            the most descriptors it may have open, as `ulimit -n` sets it
     bounds           ends it when it breaks them
     pace, patience   the seconds that a reply takes, and those in which it reaches a time limit of its own
 
@@ -77,9 +75,8 @@ class ServerProcess:
     last_exchange    the request that fetch() sent last, and its Reply; None for none
     """
 
-    def __init__(self, command, env=(), limit=None, bounds=None, pace=0.0, patience=PATIENCE):
-        self.command = ['sh', '-c', f'ulimit -n {limit}; exec {shlex.join(command)}'] if limit else command
-        self.env = {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
+    def __init__(self, command, env=(), bounds=None, pace=0.0, patience=PATIENCE):
+        self.command, self.env = command, {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.deadline = bounds, '', float('inf')
         self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
@@ -256,10 +253,10 @@ class ServerProcess:
         self.temporary.cleanup()
 
 
-def stage_server(stage, app=None, pep475='on', env=(), limit=None):
+def stage_server(stage, app=None, pep475='on', env=()):
     """A ServerProcess that runs a stage, with an application or None; pep475 'off': Python 2's accept()."""
     env = {'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
-    return ServerProcess([sys.executable, stage.server, *([app] if app else [])], env, limit)
+    return ServerProcess([sys.executable, stage.server, *([app] if app else [])], env)
 
 
 def server_path(pep475):
