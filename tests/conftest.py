@@ -2,7 +2,6 @@
 import functools
 import os
 import random
-import re
 import shutil
 import signal
 import sys
@@ -11,10 +10,10 @@ from contextlib import ExitStack
 import pexpect
 import pytest
 
-from common.stages import ROOT, Stage, find_stage
+from common.stages import ROOT, find_stage
 from laboratory.instruments import kernel
 from laboratory.instruments.process import server_path, stage_server
-from tests.helpers import left
+from tests.helpers import altered, end_of, left
 
 # what `make test` exports is not for the commands that the tests run
 for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE SCENE SERVER REQUEST WATCH '
@@ -64,15 +63,8 @@ def serve(request, tmp_path):
 def with_times(serve, tmp_path):
     """with_times(stage, {'LINGER': 0.1}) starts a copy of that stage with other limits, in seconds."""
     def start(stage, limits, app='misbehaves:app', **variables):
-        stage = find_stage(stage)
-        for file in stage.files:
-            shutil.copy(ROOT / stage.folder / file, tmp_path)
-        source = (ROOT / stage.server).read_text()
-        for name, seconds in limits.items():
-            source, count = re.subn(f'^{name} = [0-9.]+ ', f'{name} = {seconds} ', source, flags=re.MULTILINE)
-            assert count == 1
-        (tmp_path / 'server.py').write_text(source)
-        return serve(Stage('a copy', str(tmp_path)), app, **variables)
+        changes = [(f'(?m)^{name} = [0-9.]+ ', f'{name} = {seconds} ') for name, seconds in limits.items()]
+        return serve(altered(stage, tmp_path, *changes), app, **variables)
     return start
 
 
@@ -132,5 +124,4 @@ def terminal(temporary):
     for command in started:
         if command.isalive():
             command.kill(signal.SIGHUP)  # so that it cleans up
-            command.expect(pexpect.EOF)
-            command.wait()
+            end_of(command)

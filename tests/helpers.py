@@ -1,14 +1,16 @@
 """What several test modules share: which stages have a property, and looks at what runs."""
 import os
+import re
 import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 
+import pexpect
 import psutil
 
-from common.stages import ROOT
+from common.stages import ROOT, Stage, find_stage
 from laboratory.bugs import known_stages
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, request
@@ -35,6 +37,12 @@ def press_ctrl_c(server):
     """SIGINT to the server and its children, as a terminal sends it; wait for the end."""
     os.killpg(server.popen.pid, signal.SIGINT)
     server.popen.wait(kernel.LIMIT)
+
+
+def end_of(command):
+    """Read a command on a terminal to its end; return its exit status."""
+    command.expect(pexpect.EOF)
+    return command.wait()
 
 
 def names(part):
@@ -76,6 +84,19 @@ def run_in_shell(command, env):
             shell.wait()
         output.seek(0)
         return output.read()
+
+
+def altered(stage, folder, *changes):
+    """A copy of a stage in that folder, in which each (pattern, replacement) has changed one place."""
+    stage = find_stage(stage)
+    texts = {name: (ROOT / stage.folder / name).read_text() for name in stage.files}
+    for pattern, replacement in changes:
+        made = {name: re.subn(pattern, replacement, text) for name, text in texts.items()}
+        assert sum(count for _, count in made.values()) == 1
+        texts = {name: text for name, (text, _) in made.items()}
+    for name, text in texts.items():
+        (folder / name).write_text(text)
+    return Stage('a copy', str(folder))
 
 
 def left(temporary):

@@ -18,7 +18,7 @@ from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, 
 from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
 from laboratory.instruments.pages import filled
 from laboratory.instruments.process import ServerProcess
-from tests.helpers import left, wait_for_output
+from tests.helpers import end_of, left, wait_for_output
 
 # of what the tools have printed for part 4 v1.4, and for a server that resets a third of its connections
 # and answers another third with 500
@@ -312,8 +312,7 @@ def test_a_signal_ends_the_servers_and_the_tools(linux, tmp_path):
         assert kernel.eventually(lambda: [child for child in kernel.children(command.pid)
                                           if 'ab' in kernel.command(child)])
         command.kill(signal.SIGTERM)
-        command.expect(pexpect.EOF)
-        assert command.wait() == 128 + signal.SIGTERM
+        assert end_of(command) == 128 + signal.SIGTERM
         assert left(tmp_path) == []
     finally:
         if command.isalive():

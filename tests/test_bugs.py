@@ -1,7 +1,6 @@
 """Each bug: where a stage has it, where it is cured, and what is said about it."""
 import os
 import re
-import shutil
 from functools import partial
 from inspect import cleandoc
 from itertools import pairwise
@@ -9,14 +8,14 @@ from itertools import pairwise
 import pytest
 
 from common.diff import diff_lines
-from common.stages import ROOT, Stage, all_stages, find_stage, is_step, stage_before, stages_of
+from common.stages import ROOT, all_stages, find_stage, is_step, stage_before, stages_of
 from laboratory import bugs
 from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
 from laboratory.instruments.experiment import Result, measure
 from laboratory.instruments.own import start_line
 from laboratory.instruments.process import ServerProcess, free_port, stage_server
 from laboratory.instruments.telling import as_text, typed
-from tests.helpers import PYTHON, protocols, run_in_shell
+from tests.helpers import PYTHON, altered, protocols, run_in_shell
 
 ALL = list(BUGS.values())
 MOST = 330  # characters of a hint
@@ -142,14 +141,9 @@ def test_a_hint_is_about_the_case():
 
 
 def test_a_leak_is_found_although_the_server_accepts_its_clients_late(tmp_path):
-    final = find_stage('part4-final')
-    for name in final.files:
-        shutil.copy(ROOT / final.folder / name, tmp_path)
-    source = (tmp_path / 'server.py').read_text()
-    for line, change in [(r'except HangUp:\n( +)(?=if self.unsent)', 'os.dup(self.client_fd.fileno())'),
-                         (r'try:\n( +)(?=client_fd, client_addr = )', 'time.sleep(0.02)')]:
-        source, count = re.subn(line, rf'\g<0>{change}\n\1', source)
-        assert count == 1
-    (tmp_path / 'server.py').write_text(source)
-    found = measure(BUGS['leaks'], partial(stage_server, Stage('mutant', str(tmp_path))))
+    mutant = altered(
+        'part4-final', tmp_path,
+        (r'except HangUp:\n( +)(?=if self.unsent)', r'\g<0>os.dup(self.client_fd.fileno())\n\1'),
+        (r'try:\n( +)(?=client_fd, client_addr = )', r'\g<0>time.sleep(0.02)\n\1'))
+    found = measure(BUGS['leaks'], partial(stage_server, mutant))
     assert found.case == 'hang_ups', found

@@ -1,17 +1,16 @@
 """The cure is what cures: without its line a stage has the bug again, and so it has with half of it."""
 import re
-import shutil
 from dataclasses import replace
 from functools import partial
 
 import pytest
 
-from common.stages import ROOT, Stage, find_stage
 from laboratory.bugs import BUGS
 from laboratory.bugs.lost_request import finishes
 from laboratory.instruments.experiment import BUG, ENDED, NO_HANDLER, NOT_TESTED, PASS, measure
 from laboratory.instruments.process import free_port, stage_server
 from laboratory.instruments.workers import workers_of
+from tests.helpers import altered
 
 TIME_LIMIT = """
         client_fd.settimeout({})
@@ -176,24 +175,12 @@ BY_NAME = {name: (stage, *row) for stage, rows in MUTANTS.items() for name, row 
 
 def result_of(folder, stage, pattern, replacement, bug):
     """The Result of an experiment on a stage in which something is replaced."""
-    mutant = changed(folder, stage, pattern, replacement)
+    mutant = altered(stage, folder, (pattern, replacement))
 
     def start(app, pep475, env):
         # on a busy machine, the usual STOP_TIMEOUT can end a server while an experiment still looks
         return stage_server(mutant, app, pep475, {'PORT': str(free_port()), 'STOP_TIMEOUT': '60', **env})
     return measure(BUGS[bug], start)
-
-
-def changed(folder, stage, pattern, replacement):
-    """A copy of a stage in which something is replaced, in that one of its files that has it."""
-    counts = []
-    for name in find_stage(stage).files:
-        shutil.copy(ROOT / find_stage(stage).folder / name, folder)
-        source, count = re.subn(pattern, replacement, (folder / name).read_text())
-        (folder / name).write_text(source)
-        counts.append(count)
-    assert sum(counts) == 1
-    return Stage('mutant', str(folder))
 
 
 @pytest.mark.long
@@ -260,13 +247,13 @@ def test_what_is_no_bug_is_not_taken_for_one(name, tmp_path):
 
 
 def test_a_reload_that_breaks_off_an_application_that_works_is_noticed(tmp_path):
-    stage = changed(tmp_path, 'part4-final', 'while self.connections or not', 'while not')
+    stage = altered('part4-final', tmp_path, ('while self.connections or not', 'while not'))
     with stage_server(stage, 'wsgi_probes:app') as server:
         _, workers = workers_of(server)
         assert not finishes(server, workers)
 
 
 def test_a_framework_that_is_not_there_is_not_tested(tmp_path):
-    stage = changed(tmp_path, 'part2-v1.2', r'\ndef main\(\):\n', NO_FLASK)
+    stage = altered('part2-v1.2', tmp_path, (r'\ndef main\(\):\n', NO_FLASK))
     found = measure(replace(BUGS['frameworks'], apps=['flaskapp:app']), partial(stage_server, stage))
     assert (found.outcome, found.detail) == (NOT_TESTED, 'the Python of this server has no flask')

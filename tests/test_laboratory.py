@@ -7,7 +7,6 @@ import sys
 from collections import namedtuple
 from types import SimpleNamespace
 
-import pexpect
 import pytest
 from pexpect.popen_spawn import PopenSpawn
 from rich.console import Console
@@ -21,7 +20,7 @@ from laboratory.instruments.client import REQUEST, connect
 from laboratory.instruments.experiment import BUG, Result
 from laboratory.instruments.output import printable
 from laboratory.instruments.process import free_port
-from tests.helpers import PYTHON, left
+from tests.helpers import PYTHON, end_of, left
 
 LEAVES_ZOMBIES = f'{PYTHON} part3/v1.1/server.py'
 
@@ -33,12 +32,6 @@ def run_command(module, *arguments, **env):
                          stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert '\x1b' not in run.stdout
     return run.stdout, run.returncode
-
-
-def end_of(command):
-    """Read a command on a terminal to its end; return its exit status."""
-    command.expect(pexpect.EOF)
-    return command.wait()
 
 
 def test_a_scene_shows_the_bug_the_cure_and_the_diff():

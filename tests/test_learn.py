@@ -22,7 +22,7 @@ from laboratory.instruments.own import Tried
 from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.saves import Files
 from laboratory.instruments.terminal import Keys
-from tests.helpers import PYTHON, left
+from tests.helpers import PYTHON, end_of, left
 
 PART3 = lessons('part3')
 FIRST, SECOND = PART3[:2]
@@ -97,8 +97,7 @@ def test_a_reader_goes_through_two_lessons(terminal, house, tool):
         see(reader, 'What happened: ')
         see(reader, 'q quit')
     reader.send('q')
-    reader.expect(pexpect.EOF)
-    assert reader.wait() == 0
+    assert end_of(reader) == 0
 
 
 def test_the_keys_work_again_after_ctrl_z_and_fg_and_ctrl_c_ends_a_test(terminal, house):
@@ -127,8 +126,7 @@ def test_a_signal_during_a_scene_ends_the_scene_too(terminal, house, temporary):
     press(reader, 's')
     see(reader, 'Your server')
     reader.kill(signal.SIGTERM)
-    reader.expect(pexpect.EOF)
-    assert reader.wait() == 128 + signal.SIGTERM
+    assert end_of(reader) == 128 + signal.SIGTERM
     assert left(temporary) == []
 
 

@@ -12,7 +12,7 @@ from common.stages import ROOT, all_stages, find_stage, is_step, stage_before
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, fetch
 from laboratory.instruments.process import ServerProcess, stage_server
-from tests.helpers import press_ctrl_c, protocols
+from tests.helpers import altered, press_ctrl_c, protocols
 from tests.test_house import imports
 
 OWN = [pytest.param(stage.name, marks=pytest.mark.skip(reason=f'{stage.folder} is a folder of your own'))
@@ -137,8 +137,7 @@ SHOWN |= {'part3': SHOWN['part1'], 'part4-v1.0': SHOWN['part2']}
 
 @pytest.mark.parametrize('stage', [*STAGES, *OWN])
 def test_a_stage_that_is_copied_out_runs_and_prints_all_at_once_until_ctrl_c(stage, tmp_path):
-    for name in find_stage(stage).files:
-        shutil.copy(ROOT / find_stage(stage).folder / name, tmp_path)
+    altered(stage, tmp_path)
     shutil.copy(ROOT / 'part2/apps/wsgiapp.py', tmp_path)
     command = [sys.executable, '-W', 'always', str(tmp_path / 'server.py'), *find_stage(stage).arguments]
     body, printed = SHOWN.get(stage) or SHOWN[find_stage(stage).part]
