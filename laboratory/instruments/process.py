@@ -236,10 +236,12 @@ class ServerProcess:
         return os.pread(self.log.fileno(), MOST_OUTPUT, begin).decode(errors='backslashreplace')
 
     def kill(self):
-        """SIGKILL to every process group that it has."""
+        """SIGKILL to every process group that it has; return whether one was alive."""
         kernel.unless_gone(lambda: os.killpg(self.popen.pid, signal.SIGKILL), None)
-        for pid in filter(kernel.alive, self.relatives()):
+        alive = list(filter(kernel.alive, self.relatives()))
+        for pid in alive:
             kernel.unless_gone(lambda p=pid: os.killpg(os.getpgid(p), signal.SIGKILL), None)
+        return bool(alive)
 
     def stop(self):
         """End the server and everything that it started."""
@@ -247,7 +249,7 @@ class ServerProcess:
         if self.guarding.is_alive():  # a signal may have come while it was started
             self.guarding.join()  # else it could kill by a pid that is free again
         self.until_end.close()
-        kernel.eventually(lambda: self.kill() or not self.processes())
+        kernel.eventually(lambda: not self.kill())
         self.popen.wait()
         self.log.close()
         self.temporary.cleanup()
