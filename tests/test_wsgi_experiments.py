@@ -11,7 +11,7 @@ import pytest
 from common.stages import find_stage
 from laboratory.bugs import BUGS
 from laboratory.bugs.malformed_request import DUE, HELLO, NOTHING, ONE_TWO
-from laboratory.instruments import kernel, wsgi
+from laboratory.instruments import kernel, views, wsgi
 from laboratory.instruments.apps import wsgi_probes
 from laboratory.instruments.client import FIN, OPEN, RST, Reply, connect, fetch, request, reset
 from laboratory.instruments.experiment import measure
@@ -132,6 +132,13 @@ def test_only_what_was_printed_at_the_first_wrong_answer_is_kept():
     printed_later = on_stage('part2-v1.1', 'partial_response')
     assert printed_later.case == 'streaming'
     assert 'Error' not in ''.join(printed_later.printed)
+
+
+@pytest.mark.long
+def test_a_connection_that_ends_because_a_look_took_long_is_not_held_against_the_server(monkeypatch):
+    monkeypatch.setattr(views, 'connections', lambda server: kernel.eventually(  # until its IDLE_TIMEOUT
+        lambda: 'ESTABLISHED' not in [end.status for end, _ in kernel.connections(server.port)]))
+    assert on_stage('part4-final', 'one_request').outcome == 'pass'
 
 
 def test_the_folder_goes_with_the_server():
