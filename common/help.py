@@ -9,13 +9,13 @@ import sys
 import textwrap
 
 from common.output import show
-from common.stages import ROOT, all_stages, stages_of
+from common.stages import ROOT, all_stages, steps_of
 
 
 def screen():
     """The parts and their stages, then each comment ## of the Makefile; fits on 80 columns."""
     parts = dict.fromkeys(stage.part for stage in all_stages())
-    ends = [list(dict.fromkeys([stages_of(part)[0].name, stages_of(part)[-1].name])) for part in parts]
+    ends = [list(dict.fromkeys([steps_of(part)[0].name, steps_of(part)[-1].name])) for part in parts]
     yield from textwrap.wrap('The stages: ' + ', '.join(map(' to '.join, ends)), 79)
     for line in (ROOT / 'Makefile').read_text().splitlines():
         if comment := re.fullmatch('## (make [^:]*): (.*)', line):

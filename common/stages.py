@@ -10,6 +10,7 @@ from typing import NamedTuple
 from common.output import show
 
 ROOT = Path(__file__).resolve().parent.parent
+BESIDE = {'part3/threads': 'part3-v1.0'}  # side roads: what each is compared with; nothing comes after them
 PYTHON2_ACCEPT = 'common/python2_accept'
 WAYS = """
   make part2-final APP=flaskapp:app    ... with another of part2/apps
@@ -69,6 +70,11 @@ def stages_of(part):
     return [stage for stage in all_stages() if stage.part == part]
 
 
+def steps_of(part):
+    """Those of one part that lead from one to the next."""
+    return [stage for stage in stages_of(part) if is_step(stage.folder)]
+
+
 def lesson_order(folder):
     """Sorts by part and version; a suffix (-fd-leak) comes before its cure, final last, then all others."""
     part, _, version = folder.partition('/')
@@ -77,8 +83,13 @@ def lesson_order(folder):
 
 
 def is_step(folder):
-    """Whether a stage is one of the steps of its part: a folder of the reader's own, part3/mine, is none."""
+    """Whether a stage is one of the steps of its part: a side road is none, nor is a reader's own folder."""
     return bool(re.fullmatch(r'part\d+(/v\d+(\.\d+)*(-[\w-]+)?|/final)?', folder))
+
+
+def is_own(folder):
+    """Whether it is a folder of the reader's own, such as part3/mine."""
+    return not is_step(folder) and folder not in BESIDE
 
 
 def find_stage(name):
@@ -98,7 +109,9 @@ def stage_before(stage):
     """The stage before it in the same part, or None; part 4 goes on where part 2 ends."""
     if stage.name == 'part4-v1.0':
         return find_stage('part2-final')
-    steps = [step for step in stages_of(stage.part) if is_step(step.folder)]
+    if stage.folder in BESIDE:
+        return find_stage(BESIDE[stage.folder])
+    steps = steps_of(stage.part)
     place = steps.index(stage) if stage in steps else 0
     return steps[place - 1] if place else None
 

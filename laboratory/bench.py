@@ -22,7 +22,7 @@ from pathlib import Path
 from rich.table import Table
 
 from common import settings
-from common.stages import ROOT, all_stages, stages_of
+from common.stages import ROOT, all_stages, steps_of
 from laboratory.instruments import load, servers
 from laboratory.instruments.pages import chart, filled, markdown, short
 from laboratory.instruments.process import ServerFailed
@@ -44,7 +44,7 @@ PAGE, PICTURE = ROOT / 'part4/README.md', ROOT / 'pictures/bench.svg'
 def chosen(everyone, quick, only):
     """Those of the servers that QUICK and ONLY leave, and the one that they are compared to."""
     if quick and not only:
-        only = ['part4-v1.2', stages_of('part4')[-1].name, servers.LIMIT]
+        only = ['part4-v1.2', steps_of('part4')[-1].name, servers.LIMIT]
     left = [server for server in everyone if server.name.startswith(tuple(only or ['']))]
     if not left:
         sys.exit(f'ONLY={" ".join(only)}: no server has such a name; '

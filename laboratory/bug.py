@@ -13,6 +13,7 @@ from rich.text import Text
 
 from common import settings
 from common.diff import coloured, diff_lines
+from common.stages import stage_before
 from laboratory.bugs import BUGS, cure, stage_with
 from laboratory.instruments.experiment import measure
 from laboratory.instruments.own import own_server, try_out
@@ -52,7 +53,8 @@ def play_stages(bug, bad, cured):
     console.print()
     play(bug, f'{bad.name}: {bad.summary}', partial(stage_server, bad), prediction)
     play(bug, f'{cured.name}: {cured.summary}', partial(stage_server, cured))
-    console.rule(f'The step: make diff-{cured.name}', style='dim', align='left')
+    diff = f'diff-{cured.name}' if bad == stage_before(cured) else f'diff FROM={bad.name} TO={cured.name}'
+    console.rule(f'The step: make {diff}', style='dim', align='left')
     print(*coloured(diff_lines(bad, cured)), sep='\n', flush=True)
     console.print(f'\n[bold]Why:[/] {bug.why}')
     console.print(f'Read on: {cured.folder}/README.md')

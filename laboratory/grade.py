@@ -22,7 +22,7 @@ from functools import partial
 from rich.text import Text
 
 from common import settings
-from laboratory.bugs import BUGS, UNKNOWN, asked, cure, expected, known_stages, named_stage
+from laboratory.bugs import BUGS, UNKNOWN, asked, beside, cure, expected, known_stages, named_stage
 from laboratory.instruments import telling
 from laboratory.instruments.experiment import BUG, NO_CHILD, NO_HANDLER, NO_WORKER, PASS, UNJUDGED, measure
 from laboratory.instruments.own import own_server, try_out, why_untested
@@ -82,7 +82,7 @@ def summary(results, goal):
         return sum(BUG in (outcomes[bug.name], there) for bug, there in differences.items()), len(differences)
 
     part = known_stages(goal.part)
-    like = min([goal, *part], key=distance)
+    like = min([goal, *part, *beside(goal.part)], key=distance)
     bugs = '; '.join(dict.fromkeys(bug.case(result).yours
                                    for bug, result in results.items() if result.outcome == BUG))
     if differences := unlike(like):
@@ -102,7 +102,7 @@ def summary(results, goal):
     if stopped:
         causes = sorted({result.case.upper() for result in stopped.values()})
         print(f'Where it has ended, {" or ".join(causes)} has ended it.')
-    if like != part[-1]:
+    if like in part[:-1]:
         following = part[part.index(like) + 1].name
         print(f'Next: {following}, make diff-{following}')
 

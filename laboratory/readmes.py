@@ -6,7 +6,7 @@ import sys
 
 from common import stages
 from common.diff import diff_lines
-from laboratory.bugs import BUGS, EXPECTED, known_stages, measured
+from laboratory.bugs import BUGS, expected, measured
 from laboratory.instruments.client import one_request
 from laboratory.instruments.events import diagram
 from laboratory.instruments.pages import filled, markdown
@@ -44,7 +44,7 @@ def diff(stage):
 
 def is_traced(stage):
     """Whether its page has a diagram, which has one client: part 4's event loops have none."""
-    return stage.name.startswith(('part3-', 'part4-v1.')) and stages.is_step(stage.folder)
+    return stage.name.startswith(('part3-', 'part4-v1.')) and not stages.is_own(stage.folder)
 
 
 def sequence(stage):
@@ -74,7 +74,7 @@ def fresh_texts(tables):
 def main():
     need_strace()
     fresh_texts({})  # a page without the place for its diff is told before all is measured
-    results = measured([stage for part in EXPECTED for stage in known_stages(part)])
+    results = measured(list(filter(expected, stages.all_stages())))
     texts = fresh_texts({part: {name: {stage: result.outcome for stage, result in row.items()}
                                 for name, row in rows.items()} for part, rows in results.items()})
     for stage in filter(is_traced, stages.all_stages()):

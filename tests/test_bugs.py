@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from common.diff import diff_lines
-from common.stages import ROOT, all_stages, find_stage, is_step, stage_before, stages_of
+from common.stages import ROOT, Stage, all_stages, find_stage, is_own, stage_before, stages_of, steps_of
 from laboratory import bugs
 from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
 from laboratory.instruments.experiment import Result, measure
@@ -22,10 +22,11 @@ MOST = 330  # characters of a hint
 
 
 def diagonal():
-    """The stage before the cure, the one of the cure, and the last stage of the part."""
+    """The stage before the cure, the one of the cure, the last stage of the part, and those beside it."""
     for bug in ALL:
-        last = known_stages(part_of(bug))[-1]
-        for stage in dict.fromkeys(filter(None, [stage_with(bug), cure(bug), last])):
+        part = part_of(bug)
+        stages = [stage_with(bug), cure(bug), known_stages(part)[-1], *bugs.beside(part)]
+        for stage in dict.fromkeys(filter(None, stages)):
             yield pytest.param(bug, stage, id=f'{bug.name}-{stage.name}')
 
 
@@ -51,8 +52,15 @@ def test_each_protocol_of_part_4_passes_what_part_2_asks(bug, stage):
 
 def test_the_table_has_a_column_for_each_stage_in_their_order():
     for part, rows in EXPECTED.items():
-        stages = [stage.name for stage in stages_of(part) if is_step(stage.folder)]
+        stages = [stage.name for stage in stages_of(part) if not is_own(stage.folder)]
         assert [list(row) for row in rows.values()] == [stages] * len(rows)
+
+
+def test_a_side_road_shows_a_bug_that_a_step_cures_and_is_no_lesson():
+    threads, crash = find_stage('part3-threads'), BUGS['shared_crash']
+    assert (stage_with(crash), cure(crash)) == (threads, find_stage('part3-v1.1-fd-leak'))
+    assert bugs.beside('part3') == [threads]
+    assert [lesson.stage for lesson in bugs.lessons('part3')] == steps_of('part3')[1:]
 
 
 def test_no_stage_of_parts_2_and_4_goes_from_pass_to_bug_but_where_workers_replace_children():

@@ -10,7 +10,7 @@ from functools import partial
 
 import pytest
 
-from common.stages import ROOT, find_stage, is_step, stages_of
+from common.stages import ROOT, find_stage, steps_of
 from laboratory.bugs import BUGS
 from laboratory.bugs.fatal_failure import RESETS
 from laboratory.bugs.partial_response import RESPONSE_RULES
@@ -341,8 +341,7 @@ def test_it_says_in_one_line_what_is_wrong_with_the_application(stage, arguments
 
 
 def test_every_stage_finds_the_application_in_the_same_way():
-    texts = [(ROOT / stage.server).read_text() for stage in stages_of('part2') + stages_of('part4')
-             if is_step(stage.folder)]
+    texts = [(ROOT / stage.server).read_text() for stage in steps_of('part2') + steps_of('part4')]
     assert len({re.search(r'def load_application.*?\n\n\n', text, re.DOTALL)[0] for text in texts}) == 1
 
 

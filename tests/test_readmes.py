@@ -5,16 +5,16 @@ import subprocess
 
 import pytest
 
-from common.stages import ROOT, all_stages, is_step
+from common.stages import BESIDE, ROOT, all_stages, is_own
 from laboratory import readmes
 from laboratory.bugs import EXPECTED
 from laboratory.instruments import kernel
 from laboratory.instruments.process import ServerFailed, ServerProcess
 from tests.helpers import ON_PATH, run_in_shell
 
-STEPS = [stage for stage in all_stages() if is_step(stage.folder)]  # a reader's own folder is none
+STAGES = [stage for stage in all_stages() if not is_own(stage.folder)]  # a reader's own folder is none
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
-         for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/*.md'), *map(readmes.page_of, STEPS)]}
+         for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/*.md'), *map(readmes.page_of, STAGES)]}
 CONSOLE = re.compile(r'^```console\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TYPED = [page for page, text in PAGES.items() if CONSOLE.search(text)]
 STARTS_A_SERVER = re.compile(r"(make part|python3 part|sh -c 'ulimit)(?!.*PORT=)")
@@ -114,20 +114,21 @@ def test_the_diffs_and_tables_are_fresh():
     assert [path for path, text in fresh.items() if path.read_text() != text] == [], 'run `make readmes`'
 
 
-@pytest.mark.parametrize('stage', list(filter(readmes.is_traced, STEPS)), ids=lambda stage: stage.name)
+@pytest.mark.parametrize('stage', list(filter(readmes.is_traced, STAGES)), ids=lambda stage: stage.name)
 def test_the_diagram_of_a_stage_is_what_a_trace_shows(stage, tool):
     tool('strace')
     text = readmes.page_of(stage).read_text()
     assert text == readmes.filled(text, 'trace', readmes.sequence(stage)), 'run `make readmes`'
 
 
-@pytest.mark.parametrize('stage', STEPS, ids=lambda stage: stage.name)
+@pytest.mark.parametrize('stage', STAGES, ids=lambda stage: stage.name)
 def test_a_stage_has_a_page_with_all_its_sections(stage):
     text = readmes.page_of(stage).read_text()
     assert re.match(r'# .+\n\n\*\*Status: .+\*\*\n', text)
     sections = re.findall(r'^## (.+)', text, re.MULTILINE)
     works = stage.name in ('part1', 'part2-final', 'part3-final')
-    limits = 'What it does not do' if works else 'The bug it still has'
+    limits = 'What it does not do' if works else (
+        'The weakness it has' if stage.folder in BESIDE else 'The bug it still has')
     assert sections == ['What is new', 'Predict', 'Try it', limits, 'Why']
     assert text.count('<summary>Answer to the prediction</summary>') == 1
 

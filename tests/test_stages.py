@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from common.stages import ROOT, all_stages, find_stage, is_step, stage_before
+from common.stages import ROOT, all_stages, find_stage, is_own, stage_before, stages_of, steps_of
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, fetch
 from laboratory.instruments.process import ServerProcess, stage_server
@@ -16,8 +16,8 @@ from tests.helpers import altered, press_ctrl_c, protocols
 from tests.test_house import imports
 
 OWN = [pytest.param(stage.name, marks=pytest.mark.skip(reason=f'{stage.folder} is a folder of your own'))
-       for stage in all_stages() if not is_step(stage.folder)]
-STAGES = [stage.name for stage in all_stages() if is_step(stage.folder)]
+       for stage in all_stages() if is_own(stage.folder)]
+STAGES = [stage.name for stage in all_stages() if not is_own(stage.folder)]
 MOST_LINES = {'part1': 65, 'part2-v1.0': 120, 'part2': 335, 'part3': 65, 'part4': 600}
 MOST_OF_PROTOCOL = 415
 CLASSES = 'WSGIServer', 'Connection', 'Response'  # whose methods are looked at one by one
@@ -38,6 +38,7 @@ part3-v1.1 3 serve_forever
 part3-v1.2 7 handle_exit serve_forever
 part3-v1.3 5 serve_forever
 part3-final 12 handle_exit
+part3-threads 6 handle_request serve_forever
 part4-v1.0 27 handle_exit serve_forever get_environ
 part4-v1.1 30 handle_exit serve_forever serve_clients
 part4-v1.2 48 serve_forever fork_worker end_with_supervisor handle_one_request serve_clients
@@ -113,6 +114,12 @@ def test_a_step_is_its_lesson_and_nothing_else(stage):
 def test_every_stage_but_the_first_of_a_part_is_a_step():
     steps = [stage.name for stage in all_stages() if stage_before(stage)]
     assert [step for step in steps if step not in PREPARES] == list(STEPS)
+
+
+def test_a_side_road_is_compared_with_a_step_and_is_none():
+    threads = find_stage('part3-threads')
+    assert stage_before(threads) == find_stage('part3-v1.0')
+    assert stages_of('part3') == [*steps_of('part3'), threads]
 
 
 def test_the_protocol_stays_as_it_is_until_the_step_that_is_about_it():

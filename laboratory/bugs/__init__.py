@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from common import settings
-from common.stages import find_stage, stages_of
+from common.stages import BESIDE, find_stage, stages_of, steps_of
 from laboratory.instruments.experiment import BUG, PASS, Lesson, at_once, measure
 from laboratory.instruments.process import stage_server
 
@@ -59,8 +59,13 @@ def expected(stage):
 
 @cache
 def known_stages(part):
-    """The stages of a part that the table knows: a folder that a reader has made is none."""
-    return [stage for stage in stages_of(part) if expected(stage)]
+    """The steps of a part that the table knows: neither a side road nor a folder of the reader's own."""
+    return [stage for stage in steps_of(part) if expected(stage)]
+
+
+def beside(part):
+    """The side roads of a part."""
+    return [stage for stage in stages_of(part) if stage.folder in BESIDE]
 
 
 def named_stage(variable):
@@ -85,11 +90,11 @@ def cure(bug):
 
 
 def stage_with(bug):
-    """The stage that shows a bug, the one before its cure; None where no stage has it."""
+    """The stage that shows a bug: the one before its cure, or a side road; None where no stage has it."""
     cured = cure(bug)
     stages = known_stages(cured.part) if cured else []
-    before = stages[stages.index(cured) - 1] if cured in stages[1:] else None
-    return before if before and expected(before)[bug.name] == BUG else None
+    before = [stages[stages.index(cured) - 1], *beside(cured.part)] if cured in stages[1:] else []
+    return next((stage for stage in before if expected(stage)[bug.name] == BUG), None)
 
 
 def lessons(part):

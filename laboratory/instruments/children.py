@@ -25,6 +25,16 @@ def connect_to_child(server):
     return client, next(iter(set(server.family()) - before), None)
 
 
+def connect_to_its_own(server):
+    """The same, and it may be a thread that serves it (seen on Linux alone)."""
+    def ids():
+        return {*server.family(), *(thread for pid in server.listeners for thread in kernel.threads(pid))}
+    before = ids()
+    client = connected(server)
+    server.wait_until(lambda: ids() - before)
+    return client, next(iter(ids() - before), None)
+
+
 def answers(server):
     with connect(server) as client:
         return bool(ask(client, server))

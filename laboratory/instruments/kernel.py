@@ -48,7 +48,12 @@ def value(path, name):
 
 def tasks(pid):
     """The folders in /proc of the threads of a process (Linux); see proc(5)."""
-    return [f'/proc/{pid}/task/{task}' for task in unless_gone(lambda: os.listdir(f'/proc/{pid}/task'), [])]
+    return [f'/proc/{pid}/task/{thread}' for thread in threads(pid)]
+
+
+def threads(pid):
+    """The ids of the threads of a process, its own among them (Linux)."""
+    return [int(thread) for thread in unless_gone(lambda: os.listdir(f'/proc/{pid}/task'), [])]
 
 
 def children(pid):
