@@ -17,7 +17,7 @@ PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
          for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/*.md'), *map(readmes.page_of, STAGES)]}
 CONSOLE = re.compile(r'^```console\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TYPED = [page for page, text in PAGES.items() if CONSOLE.search(text)]
-STARTS_A_SERVER = re.compile(r"(make part|python3 part|sh -c 'ulimit)(?!.*PORT=)")
+STARTS_A_SERVER = re.compile(r"(make part|python3 (part|/tmp)|sh -c 'ulimit)(?!.*PORT=)")
 
 
 class Reader:
@@ -40,11 +40,11 @@ class Reader:
             while command.count("'") % 2:  # the shell prints > and waits for the end of the quotes
                 line, _, expected = expected.partition('\n')
                 command += '\n' + line.removeprefix('> ')
-            command = command.replace('/tmp', self.folder)
+            here = command.replace('/tmp', self.folder)
             if STARTS_A_SERVER.match(command):
-                self.start(command, expected)
+                self.start(here, expected)
             else:
-                compare(expected, self.run(command))
+                compare(expected, self.run(here))
 
     def start(self, command, expected):
         self.stop()

@@ -13,6 +13,7 @@ KINDS = {  # words, where {child} is a pid, and a line, where {me} and {child} a
     'error': ('{call} → {error}', 'Note over {me}: {call}() ends with {error}'),
     'passed': ('recvmsg → {what}, descriptor {fd}', 'Note over {me}: receives {what}, descriptor {fd}'),
     'fork': ('fork → child {child}', '{me}->>{child}: fork()'),
+    'thread': ('clone → thread {child}', '{me}->>{child}: starts a thread'),
     'exec': ('exec {program}', 'Note over {me}: exec {program}'),
     'recv': ('recv → {size} bytes of request', 'client->>{me}: {size} bytes of request'),
     'recv FIN': ('recv → the client has closed (FIN)', 'client->>{me}: FIN'),
@@ -54,6 +55,8 @@ class Event(NamedTuple):
     def line(self, names):
         """Its line in a diagram, '' for none; names are those of the processes, by pid."""
         child = names.get(self.values.get('child'))
+        if self.kind == 'thread' and not child:
+            return ''
         return KINDS[self.kind][1].format(**self.values | {'me': names[self.pid], 'child': child})
 
 
@@ -68,16 +71,22 @@ def in_order(events):
 
 def diagram(timeline):
     """The diagram of a trace of a server and up to two children; a child that calls accept() is a worker.
+    A thread that the server starts for its client stands where its first child would.
 
     The order is the same each time: what the server does until a child ends, what that child does,
     what the server does then, and what the next child does. (Between fork() and recv() both run at once.)
     """
     calls = {event.values.get('call') for event in timeline.events if event.pid != timeline.server}
     children = ['worker', 'new worker'] if calls & {'accept', 'accept4'} else ['child']
-    names = {timeline.server: 'server', **dict(zip(timeline.told, children, strict=False))}
+    threads = [event.values['child'] for event in timeline.events
+               if event.kind == 'thread' and event.pid == timeline.server]
+    if threads:
+        children = ['thread']
+    others = timeline.told or threads
+    names = {timeline.server: 'server', **dict(zip(others, children, strict=False))}
     server, *forked = [
         in_order([event for event in timeline.events if event.pid == pid and event.line(names)])
-        for pid in [timeline.server, *timeline.told]]
+        for pid in names]
     ended = next((at for at, event in enumerate(server) if event.is_sigchld), len(server))
     story = [*server[:ended], *sum(forked[:1], []), *server[ended:], *sum(forked[1:], [])]
     people = [f'participant {name}' for name in ['client', *names.values()]]

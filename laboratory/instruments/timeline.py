@@ -196,6 +196,8 @@ class Timeline:
             self.say(pid, 'interrupted', call=accept, error='EINTR')
         elif name in FORKS and fine:
             self.table(int(result))  # as it is now
+            if 'CLONE_THREAD' in call.args:
+                self.say(pid, 'thread', child=int(result))
             self.introduce(self.process(int(result)))
         elif name == 'execve' and fine:
             self.tables[pid] = {}
