@@ -28,6 +28,7 @@ RECORDED = {  # the command, and the stage that it is graded up to
     'v1.1': ('python3 part3/v1.1/server.py', 'part3-v1.1'),
     'v1.2-in-python-2': ('python2 tests/servers/python2_v1_2.py', ''),
     'eintr-in-c': ('gcc tests/servers/fork_in_c.c', 'part3-v1.3'),
+    'threads': ('python3 tests/servers/foreign.py threads', ''),
     'event-loop-in-node': ('node tests/servers/event_loop.js', ''),
     'hangs-at-the-third-client': ('python3 tests/servers/foreign.py hangs_at_the_third', 'part3-v1.1'),
 }

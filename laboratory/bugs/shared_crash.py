@@ -14,7 +14,7 @@ def experiment(server, step):
     (other, _), *_, (_, crashing) = served = [connect_to_its_own(server) for _ in range(CLIENTS)]
     if not all(served_by for _, served_by in served):
         return Result(NOT_TESTED, detail=children.SILENT) if children.forks(server) else Result(
-            NO_CHILD, detail=children.NONE_SEEN)
+            NO_CHILD, detail=f'{children.NONE_SEEN}, or to start a thread')
     what = 'child' if crashing in server.forked else 'thread'
     step(f'{CLIENTS} clients are silent; the last one has {what} {crashing}', views.processes)
     crash(crashing, server)

@@ -173,6 +173,14 @@ def fills_a_pool():
     iterate(listen(), accepted=lambda number, client_fd: number <= 40 and kept.append(os.dup(0)))
 
 
+def threads():
+    """Has a thread for each client, and waits for them."""
+    listen_socket = listen()
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        threading.Thread(target=lambda client_fd=client_fd: (handle(client_fd), client_fd.close())).start()
+
+
 def never_rests():
     """Asks for clients again and again instead of waiting for one."""
     listen_socket = listen()
