@@ -77,7 +77,6 @@ def judged(command, bug, pace=0.0):
     (LOOPS, 'Threads', 'waiting_application', 'no_reply'),
     (LOOPS, 'ThreadsThatWake', 'waiting_application', 'pass'),
     (LOOPS, 'Loop', 'non_reader', 'pass'),
-    (LOOPS, 'ThreadsThatWake', 'shared_crash', 'no child'),
     (LOOPS, 'Dying', 'no_descriptors', 'ends'),
     (LOOPS, 'Resting', 'no_descriptors', 'pass'),
 ])

@@ -119,7 +119,7 @@ def test_every_stage_but_the_first_of_a_part_is_a_step():
 def test_a_side_road_is_compared_with_a_step_and_is_none():
     threads = find_stage('part3-threads')
     assert stage_before(threads) == find_stage('part3-v1.0')
-    assert stages_of('part3') == [*steps_of('part3'), threads]
+    assert threads in stages_of('part3') and threads not in steps_of('part3')
 
 
 def test_the_protocol_stays_as_it_is_until_the_step_that_is_about_it():
