@@ -98,7 +98,7 @@ def stage_with(bug):
 
 
 def lessons(part):
-    """The lessons of a part in their order. A stage that cures no bug is no lesson, nor is a side road's bug."""
+    """The lessons of a part in their order. A stage that cures no bug of a step is no lesson."""
     cures = {bug: None if stage_with(bug) in beside(part) else cure(bug) for bug in asked(part)}
     stages = known_stages(part)
     earlier = [bug for bug, stage in cures.items() if stage not in stages]
