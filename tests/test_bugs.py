@@ -8,7 +8,7 @@ from itertools import pairwise
 import pytest
 
 from common.diff import diff_lines
-from common.stages import ROOT, Stage, all_stages, find_stage, is_own, stage_before, stages_of, steps_of
+from common.stages import ROOT, all_stages, find_stage, is_own, stage_before, stages_of, steps_of
 from laboratory import bugs
 from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
 from laboratory.instruments.experiment import Result, measure

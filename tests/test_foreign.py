@@ -52,6 +52,11 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'threads', 'shared_crash', 'all_end'),
     (FOREIGN, 'fills_a_pool', 'shared_crash', 'no child'),
     (FOREIGN, 'forks_late', 'shared_crash', 'not tested'),
+    (SILENT, '', 'many_processes', 'no answer'),  # though it needs no process for each client
+    (SILENT, '', 'idle_clients', 'no answer'),  # though others are not answered
+    (SILENT, '', 'non_reader', 'no answer'),
+    *[(WSGI, 'part2_forks', bug, 'pass') for bug in (  # those that end clients, applications or connections
+        'partial_request', 'partial_response', 'fatal_failure', 'malformed_request', 'broken_promise')],
     (WSGI, 'part2_forks', 'many_processes', 'process_each'),  # with a listen backlog of 5
     (WSGI, 'part2_forks', 'dead_worker', 'no worker'),
     (WSGI, 'part2_forks', 'idle_clients', 'process_each'),

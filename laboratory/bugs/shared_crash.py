@@ -32,7 +32,7 @@ def crash(pid, server):
     server.let_rest()
 
 
-def situation(server):
+def scene(server):
     """What serves the second of two silent clients crashes, and the first one sends a request."""
     (other, _), (_, crashing) = [connect_to_its_own(server) for _ in range(2)]
     if crashing:
@@ -59,7 +59,7 @@ CASES = {
         handle the client, close its socket, and end with os._exit(0)."""),
 }
 BUG = about(
-    globals(), cases=CASES, situation=situation, when_ended=experiments.its_own_end,
+    globals(), scene=scene, when_ended=experiments.its_own_end,
     witness='when the thread of one client crashes, another client is lost as well',
     predict='Two clients are connected. What serves one of them crashes. Is the other one answered?',
     why='threads share a process: its memory, and its end. A child crashes alone.')

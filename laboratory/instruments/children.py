@@ -28,7 +28,7 @@ def connect_to_child(server):
 def connect_to_its_own(server):
     """The same, and it may be a thread that serves it (seen on Linux alone)."""
     def ids():
-        return {*server.family(), *(thread for pid in server.listeners for thread in kernel.threads(pid))}
+        return {*server.family(), *(thread for pid in server.listened for thread in kernel.threads(pid))}
     before = ids()
     client = connected(server)
     server.wait_until(lambda: ids() - before)
