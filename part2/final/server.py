@@ -6,6 +6,7 @@ import contextlib
 import email.utils
 import importlib
 import io
+import ipaddress
 import math
 import os
 import re
@@ -22,14 +23,17 @@ PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
-MAX_HEAD = 16 * 1024  # bytes
+MAX_LINE = 8 * 1024  # bytes of the request line
+MAX_HEAD = 16 * 1024  # bytes of it and the headers
 MAX_BODY = 1024 * 1024  # bytes
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])\r?\n')
+URI = r"-._~0-9A-Za-z!$&'()*+,;="  # what stands for itself in any part of a URI (RFC 3986, section 2)
+REQUEST_LINE = re.compile(rf'({TOKEN}) ([{URI}:@/?%[\]]+) (HTTP/[0-9]\.[0-9])\r?\n')
 FIELD_VALUE = r'[\t\x20-\x7e\x80-\xff]*'  # no control characters
 HEADER_LINE = re.compile(rf'({TOKEN}):({FIELD_VALUE})')
-AUTHORITY = r'(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.~!$&()*+;=%_-]+)(?::[0-9]*)?'  # host:port
+AUTHORITY = re.compile(  # IPv6, something of the future or a name, and a port (RFC 3986, section 3.2.2)
+    rf'(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[{URI}:]+\]|(?:[{URI}]|%[0-9A-Fa-f]{{2}})+)(?::[0-9]*)?')
 
 
 class RequestError(Exception):
@@ -55,7 +59,8 @@ class WSGIServer:
         self.application = application
 
     def serve_forever(self):
-        while True:
+        server = os.getpid()
+        while os.getpid() == server:  # what the application has forked is no server
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.client_fd.settimeout(TIMEOUT)
             self.handle_one_request()
@@ -100,11 +105,13 @@ class WSGIServer:
 
     def read_head(self, stream):
         """Return the request line and the headers, up to the blank line (RFC 9112, section 2.1)."""
-        head = line = stream.readline(MAX_HEAD)
+        head = line = stream.readline(MAX_LINE)
         if line in (b'\r\n', b'\n'):
-            head = line = stream.readline(MAX_HEAD)  # a blank line in front is ignored (section 2.2)
-        if len(head) == MAX_HEAD:
-            raise RequestError('414 URI Too Long', 'the request line is too long')
+            head = line = stream.readline(MAX_LINE)  # a blank line in front is ignored (section 2.2)
+        self.request_method = head.split(b' ')[0].decode('latin-1')  # HEAD gets no body, even with an error
+        if len(head) == MAX_LINE:
+            status = '414 URI Too Long' if b' ' in head else '501 Not Implemented'  # for a long method
+            raise RequestError(status, 'the request line is too long')
         well_formed = REQUEST_LINE.match(head.decode('latin-1'))  # if not, parse_request() refuses it
         while well_formed and line not in (b'\r\n', b'\n', b''):
             line = stream.readline(MAX_HEAD)
@@ -124,10 +131,12 @@ class WSGIServer:
         self.request_method, self.path, self.request_version = match.groups()
         if not self.request_version.startswith('HTTP/1.'):
             raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
-        absolute = re.match(rf'(?i)http://({AUTHORITY})(?=[/?]|$)', self.path)
+        if self.request_method == 'CONNECT':  # to where, is all the same (RFC 9110, section 9.3.6)
+            raise RequestError('501 Not Implemented', 'this server is not a proxy')
+        absolute = re.match('(?i)http://([^/?]+)', self.path)
         if absolute:  # as sent to a proxy (section 3.2.2)
             self.path = '/' + self.path[absolute.end():].removeprefix('/')
-        if not self.path.startswith('/'):
+        if not self.path.startswith('/') and (self.request_method, self.path) != ('OPTIONS', '*'):
             raise RequestError('400 Bad Request', 'this server does not serve such a target')
         self.headers = {}
         for line in head[match.end():].split('\n')[:-2]:
@@ -136,30 +145,34 @@ class WSGIServer:
                 raise RequestError('400 Bad Request', 'a header line is not NAME: VALUE')
             name, value = field[1].lower(), field[2].strip(' \t')
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
-                value = self.headers[name] + ', ' + value
+                value = self.headers[name] + ('; ' if name == 'cookie' else ', ') + value
             self.headers[name] = value
         if 'host' not in self.headers and self.request_version != 'HTTP/1.0':
             raise RequestError('400 Bad Request', 'there is no Host header (RFC 9112, section 3.2)')
-        if not re.fullmatch(rf'({AUTHORITY})?', self.headers.get('host', '')):
-            raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)')
+        check_host(self.headers.get('host') or 'localhost')
         if absolute:
+            check_host(absolute[1])
             self.headers['host'] = absolute[1]
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6); raises RequestError."""
         if 'transfer-encoding' in self.headers:
+            if elements(self.headers['transfer-encoding'])[-1:] != ['chunked']:
+                raise RequestError('400 Bad Request', 'chunked is not the last transfer coding')
             raise RequestError('501 Not Implemented', 'this server does not know Transfer-Encoding')
         length = self.headers.get('content-length', '0')
         if not re.fullmatch('[0-9]+', length):
             raise RequestError('400 Bad Request', 'Content-Length is not one number')
-        length = length.lstrip('0') or '0'
-        if len(length) > 10 or int(length) > MAX_BODY:  # int() refuses thousands of digits
+        length = float(length)  # int() refuses thousands of digits
+        if length > MAX_BODY:
             raise RequestError('413 Content Too Large', 'the body is too long')
-        expected = self.headers.get('expect', '').lower()
-        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
+        expected = elements(self.headers.get('expect', '')) if self.request_version != 'HTTP/1.0' else []
+        if set(expected) - {'100-continue'}:
+            raise RequestError('417 Expectation Failed', 'this server knows no expectation but 100-continue')
+        if expected:
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         body = stream.read(int(length))
-        if len(body) < int(length):
+        if len(body) < length:
             raise HangUp
         return body
 
@@ -170,7 +183,7 @@ class WSGIServer:
             'wsgi.version': (1, 0),
             'wsgi.url_scheme': 'http',
             'wsgi.input': io.BytesIO(self.body),
-            'wsgi.errors': sys.stderr,
+            'wsgi.errors': sys.stderr or io.StringIO(),  # standard error may be closed
             'wsgi.multithread': False,
             'wsgi.multiprocess': False,
             'wsgi.run_once': False,
@@ -199,6 +212,7 @@ class WSGIServer:
                 exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
+        response_headers = [(name, value) for name, value in response_headers]  # it may change its own list
         length = self.check_promises(status, response_headers)
         server_headers = [
             ('Date', email.utils.formatdate(usegmt=True)),
@@ -222,20 +236,23 @@ class WSGIServer:
         for name, value in response_headers:
             well_formed = re.fullmatch(TOKEN, name) and re.fullmatch(FIELD_VALUE, value)
             if not well_formed or wsgiref.util.is_hop_by_hop(name):
-                raise ValueError(f'not a header that an application may send: {name}: {value!r}')
+                raise ValueError(f'not a header that an application may send: {name!r}: {value!r}')
         lengths = [value for name, value in response_headers if name.lower() == 'content-length']
         if len(lengths) > 1 or not all(re.fullmatch('[0-9]{1,18}', value) for value in lengths):
-            raise ValueError(f'not a Content-Length: {", ".join(lengths)}')
+            raise ValueError(f'not one Content-Length: {lengths}')
         return int(lengths[0]) if lengths else math.inf
 
     def write(self, data):
         """Send body bytes; the first call sends the status and the headers before them."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
+        if not isinstance(data, bytes):
+            raise TypeError(f'the body is {type(data)} instead of bytes')
         if not self.has_body:
             data = b''
-        if len(data) > self.length_left:
-            raise ValueError('the body is longer than its Content-Length')
+        is_too_long = len(data) > self.length_left
+        if is_too_long:
+            data = data[:self.length_left]
         self.length_left -= len(data)
         if not self.headers_sent:
             data = self.response_head() + data
@@ -247,6 +264,9 @@ class WSGIServer:
                 data = data[self.client_fd.send(data):]
         except OSError as error:
             raise HangUp from error
+        if is_too_long:
+            self.finished = True  # the client has all that was announced
+            raise ValueError('the body is longer than its Content-Length')
 
     def response_head(self):
         status, response_headers = self.headers_set
@@ -255,6 +275,8 @@ class WSGIServer:
 
     def finish_response(self, result):
         try:
+            if type(result) in (list, tuple) and len(b''.join(result)) < self.length_left < math.inf:
+                raise ValueError('the body is shorter than its Content-Length')  # before any of it is sent
             for data in result:
                 if data:
                     self.write(data)
@@ -293,6 +315,20 @@ def echo(prefix, data):
     lines = [line.decode('latin-1').encode('unicode_escape').decode() for line in data.splitlines()]
     with contextlib.suppress(OSError, ValueError):  # standard output may be full or closed
         print(*[prefix + line for line in lines], '', sep='\n', flush=True)
+
+
+def check_host(text):
+    """Refuse what is not host or host:port."""
+    match = AUTHORITY.fullmatch(text)
+    try:
+        ipaddress.IPv6Address(match['ipv6'] or '::')
+    except (TypeError, ValueError):  # there is no match, or no such address
+        raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)') from None
+
+
+def elements(value):
+    """Return the elements of a list in lower case, without empty ones (RFC 9110, section 5.6.1)."""
+    return [word for text in value.lower().split(',') if (word := text.strip(' 	'))]
 
 
 def make_server(server_address, application):

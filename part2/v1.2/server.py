@@ -66,13 +66,13 @@ class WSGIServer:
             name, _, value = line.partition(':')
             name, value = name.lower(), value.strip(' \t')
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
-                value = self.headers[name] + ', ' + value
+                value = self.headers[name] + ('; ' if name == 'cookie' else ', ') + value
             self.headers[name] = value
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6.2)."""
         expected = self.headers.get('expect', '').lower()
-        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
+        if '100-continue' in expected and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         length = int(self.headers.get('content-length', '0'))
         return stream.read(length)

@@ -40,7 +40,8 @@ class WSGIServer:
         self.application = application
 
     def serve_forever(self):
-        while True:
+        server = os.getpid()
+        while os.getpid() == server:  # what the application has forked is no server
             self.client_fd, self.client_addr = self.listen_socket.accept()
             self.client_fd.settimeout(TIMEOUT)
             self.handle_one_request()
@@ -97,13 +98,13 @@ class WSGIServer:
             name, _, value = line.partition(':')
             name, value = name.lower(), value.strip(' \t')
             if name in self.headers:  # a repeated header is a list (RFC 9110, section 5.2)
-                value = self.headers[name] + ', ' + value
+                value = self.headers[name] + ('; ' if name == 'cookie' else ', ') + value
             self.headers[name] = value
 
     def read_body(self, stream):
         """Return as many bytes as Content-Length says (RFC 9112, section 6.2)."""
         expected = self.headers.get('expect', '').lower()
-        if expected == '100-continue' and self.request_version != 'HTTP/1.0':
+        if '100-continue' in expected and self.request_version != 'HTTP/1.0':
             self.client_fd.sendall(b'HTTP/1.1 100 Continue\r\n\r\n')
         length = int(self.headers.get('content-length', '0'))
         body = stream.read(length)
@@ -118,7 +119,7 @@ class WSGIServer:
             'wsgi.version': (1, 0),
             'wsgi.url_scheme': 'http',
             'wsgi.input': io.BytesIO(self.body),
-            'wsgi.errors': sys.stderr,
+            'wsgi.errors': sys.stderr or io.StringIO(),  # standard error may be closed
             'wsgi.multithread': False,
             'wsgi.multiprocess': False,
             'wsgi.run_once': False,

@@ -10,7 +10,6 @@ import time
 
 PLAIN = ('Content-Type', 'text/plain')
 BROKEN = {  # before anything is sent; path: status, headers, pieces of the body
-    '/too-long': ('200 OK', [PLAIN, ('Content-Length', '3')], [b'eleven bytes']),
     '/nothing': ('200 OK', [PLAIN, ('Content-Length', '11')], []),
     '/two-lengths': ('200 OK', [PLAIN, ('Content-Length', '3'), ('Content-Length', '4')], [b'abc']),
     '/negative-length': ('200 OK', [PLAIN, ('Content-Length', '-3')], [b'abc']),
@@ -24,6 +23,7 @@ BROKEN = {  # before anything is sent; path: status, headers, pieces of the body
 }
 RESPONSES = {
     **BROKEN,
+    '/too-long': ('200 OK', [PLAIN, ('Content-Length', '3')], [b'eleven bytes']),
     '/no-content': ('204 No Content', [('Content-Length', '3')], [b'abc']),
     '/reset-content': ('205 Reset Content', [('Content-Length', '3')], [b'abc']),
     '/not-modified': ('304 Not Modified', [('Content-Length', '3')], [b'abc']),
@@ -34,6 +34,7 @@ RUNNING = []
 
 
 def app(environ, start_response):
+    environ['wsgi.errors'].write('')  # it is a stream, even where standard error is closed
     path = environ['PATH_INFO']
     if behaviour := getattr(Paths, path[1:].replace('-', '_'), None):
         return behaviour(start_response)
@@ -103,6 +104,13 @@ class Paths:
         except ValueError:
             pass
         return []
+
+    def change_the_headers(start_response):
+        headers = [PLAIN, header := ['X-Break', 'one']]
+        start_response('200 OK', headers)
+        header[1] += '\r\nX-Smuggled: two'
+        headers.append(('X-Smuggled', 'three'))
+        return [b'x']
 
     def fail_to_close(start_response, kind=Blocks):
         start_response('200 OK', [('Content-Length', '10000000')])

@@ -189,7 +189,7 @@ BEHAVIOURS = {
     '/keep-alive': answer('200 OK', ('Connection', 'keep-alive')),
     '/own-chunks': answer('200 OK', ('Transfer-Encoding', 'chunked')),
     '/too-much': answer('200 OK', ('Content-Length', '3'), body=[b'ele', b'ven byte']),
-    '/too-little': answer('200 OK', ('Content-Length', '11'), body=[b'ele']),
+    '/too-little': answer('200 OK', ('Content-Length', '11'), body=lambda environ: iter([b'ele'])),
     '/no-content': answer('204 No Content', ('Content-Length', '6')),
     '/not-modified': answer('304 Not Modified'),
     '/reset-content': answer('205 Reset Content', ('Content-Length', '6')),
