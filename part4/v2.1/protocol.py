@@ -4,6 +4,7 @@ Sources: RFC 9110 (HTTP), RFC 9112 (HTTP/1.1), PEP 3333 (WSGI).
 """
 import email.utils
 import io
+import ipaddress
 import math
 import re
 import sys
@@ -11,15 +12,18 @@ import urllib.parse
 import wsgiref.util
 from typing import NamedTuple
 
-MAX_HEAD = 16 * 1024  # bytes
+MAX_LINE = 8 * 1024  # bytes of the request line
+MAX_HEAD = 16 * 1024  # bytes of it and the headers
 MAX_BODY = 1024 * 1024  # bytes
 
 TOKEN = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
-REQUEST_LINE = re.compile(rf'({TOKEN}) ([^\x00-\x20\x7f]+) (HTTP/[0-9]\.[0-9])\r?\n')
+URI = r"-._~0-9A-Za-z!$&'()*+,;="  # what stands for itself in any part of a URI (RFC 3986, section 2)
+REQUEST_LINE = re.compile(rf'({TOKEN}) ([{URI}:@/?%[\]]+) (HTTP/[0-9]\.[0-9])\r?\n')
 FIELD_VALUE = r'[\t\x20-\x7e\x80-\xff]*'  # no control characters
 HEADER_LINE = re.compile(rf'({TOKEN}):({FIELD_VALUE})\r?\n')
-AUTHORITY = r'(?:\[[0-9A-Fa-f:.]+\]|[0-9A-Za-z.~!$&()*+;=%_-]+)(?::[0-9]*)?'  # host:port
-CHUNK_LINE = re.compile(rf'([0-9A-Fa-f]{{1,8}})((?:[ \t]*;{FIELD_VALUE})?)\r\n')  # size and extensions
+AUTHORITY = re.compile(  # IPv6, something of the future or a name, and a port (RFC 3986, section 3.2.2)
+    rf'(?:\[(?P<ipv6>[0-9A-Fa-f:.]+)\]|\[[vV][0-9A-Fa-f]+\.[{URI}:]+\]|(?:[{URI}]|%[0-9A-Fa-f]{{2}})+)(?::[0-9]*)?')
+CHUNK_LINE = re.compile(rf'([0-9A-Fa-f]+)(?:[ \t]*;{FIELD_VALUE})?\r\n')  # size and extensions
 
 NEED_DATA = b''  # nothing is to be sent, but more bytes have to come
 CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
@@ -27,7 +31,7 @@ CONTINUE = b'HTTP/1.1 100 Continue\r\n\r\n'
 
 class RequestError(Exception):
     """A request that gets an error status: RequestError('400 Bad Request', 'the reason')."""
-    method = ''  # of the request, once it is known
+    method = ''  # of the request, if it is known: HEAD gets no body
 
 
 class HangUp(BaseException):  # the "except Exception" of an application must not catch it
@@ -44,7 +48,7 @@ class Request(NamedTuple):
     @property
     def keep_alive(self):
         """Whether the client wants to send another request (RFC 9112, section 9.3)."""
-        options = [option.strip(' \t') for option in self.headers.get('connection', '').lower().split(',')]
+        options = elements(self.headers.get('connection', ''))
         return 'close' not in options and (self.version != 'HTTP/1.0' or 'keep-alive' in options)
 
 
@@ -58,13 +62,11 @@ def parse_requests(buffer):
         yield (yield from take_request(buffer))
 
 
-def take_line(buffer, limit, status):
-    """Return a line with its line end; raises RequestError with that status beyond the limit in bytes."""
-    while (end := buffer.find(b'\n', 0, limit)) < 0:
-        if len(buffer) >= limit:
-            raise RequestError(status, 'a line is too long, or too many lines come')
+def take_line(buffer, limit):
+    """Return a line with its line end, or without one if there is none in so many bytes."""
+    while (end := buffer.find(b'\n', 0, limit)) < 0 and len(buffer) < limit:
         yield NEED_DATA
-    return (yield from take(buffer, end + 1)).decode('latin-1')
+    return (yield from take(buffer, end + 1 or limit)).decode('latin-1')
 
 
 def take(buffer, size):
@@ -78,41 +80,55 @@ def take(buffer, size):
 
 def take_request(buffer):
     """Return a Request (RFC 9112, section 2.1); a bad request line is refused before more is read."""
-    line = yield from take_line(buffer, MAX_HEAD, '414 URI Too Long')
+    line = yield from take_line(buffer, MAX_LINE)
     if line in ('\r\n', '\n'):  # a blank line in front is ignored (section 2.2)
-        line = yield from take_line(buffer, MAX_HEAD, '414 URI Too Long')
-    method, path, version = parse_request_line(line)
+        line = yield from take_line(buffer, MAX_LINE)
     try:
+        method, path, version = parse_request_line(line)
         headers = yield from take_fields(buffer, MAX_HEAD - len(line))
-        path = check_target(path, version, headers)
+        path = check_target(method, path, version, headers)
         body = yield from take_body(buffer, headers, version)
     except RequestError as error:
-        error.method = method
+        error.method = line.split(' ')[0]
         raise
     return Request(method, path, version, headers, body)
 
 
-def check_target(path, version, headers):
+def check_target(method, path, version, headers):
     """Return the path of the target, whose host is in the headers afterwards (RFC 9112, section 3.2)."""
     if 'host' not in headers and version != 'HTTP/1.0':
         raise RequestError('400 Bad Request', 'there is no Host header (RFC 9112, section 3.2)')
-    if not re.fullmatch(rf'({AUTHORITY})?', headers.get('host', '')):
-        raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)')
-    absolute = re.match(rf'(?i)http://({AUTHORITY})(?=[/?]|$)', path)
+    check_host(headers.get('host') or 'localhost')
+    absolute = re.match('(?i)http://([^/?]+)', path)
     if absolute:  # as sent to a proxy (section 3.2.2)
+        check_host(absolute[1])
         path, headers['host'] = '/' + path[absolute.end():].removeprefix('/'), absolute[1]
-    if not path.startswith('/'):
+    if not path.startswith('/') and (method, path) != ('OPTIONS', '*'):
         raise RequestError('400 Bad Request', 'this server does not serve such a target')
     return path
 
 
+def check_host(text):
+    """Refuse what is not host or host:port."""
+    match = AUTHORITY.fullmatch(text)
+    try:
+        ipaddress.IPv6Address(match['ipv6'] or '::')
+    except (TypeError, ValueError):  # there is no match, or no such address
+        raise RequestError('400 Bad Request', 'Host is not one host (RFC 9112, section 3.2)') from None
+
+
 def parse_request_line(line):
     """Return method, target and version (RFC 9112, section 3)."""
+    if len(line) >= MAX_LINE:
+        status = '414 URI Too Long' if ' ' in line else '501 Not Implemented'  # for a long method
+        raise RequestError(status, 'the request line is too long')
     match = REQUEST_LINE.fullmatch(line)
     if not match:
         raise RequestError('400 Bad Request', 'the request line is not METHOD TARGET VERSION')
     if not match[3].startswith('HTTP/1.'):
         raise RequestError('505 HTTP Version Not Supported', 'this server speaks HTTP/1.1')
+    if match[1] == 'CONNECT':  # to where, is all the same (RFC 9110, section 9.3.6)
+        raise RequestError('501 Not Implemented', 'this server is not a proxy')
     return match.groups()
 
 
@@ -120,16 +136,18 @@ def take_fields(buffer, limit):
     """Return header or trailer lines, up to a blank one, as a dict (RFC 9112, section 5)."""
     fields = {}
     while True:
-        line = yield from take_line(buffer, limit, '431 Request Header Fields Too Large')
+        line = yield from take_line(buffer, limit)
         if line in ('\r\n', '\n'):
             return fields
         limit -= len(line)
+        if limit == 0:
+            raise RequestError('431 Request Header Fields Too Large', 'the head is too long')
         field = HEADER_LINE.fullmatch(line)
         if not field:
             raise RequestError('400 Bad Request', 'a header line is not NAME: VALUE')
         name, value = field[1].lower(), field[2].strip(' \t')
         if name in fields:  # a repeated header is a list (RFC 9110, section 5.2)
-            value = fields[name] + ', ' + value
+            value = fields[name] + ('; ' if name == 'cookie' else ', ') + value
         fields[name] = value
 
 
@@ -138,8 +156,10 @@ def take_body(buffer, headers, version):
     coding, length = headers.pop('transfer-encoding', None), content_length(headers)
     if coding is not None:
         check_transfer_coding(coding, headers, version)
-    asks = headers.get('expect', '').lower() == '100-continue' and version != 'HTTP/1.0'
-    if asks and not buffer and (coding or length):
+    expected = elements(headers.get('expect', '')) if version != 'HTTP/1.0' else []
+    if set(expected) - {'100-continue'}:
+        raise RequestError('417 Expectation Failed', 'this server knows no expectation but 100-continue')
+    if expected and not buffer and (coding or length):
         yield CONTINUE
     if coding is None:
         return (yield from take(buffer, length))
@@ -148,47 +168,55 @@ def take_body(buffer, headers, version):
     return body
 
 
+def elements(value):
+    """Return the elements of a list in lower case, without empty ones (RFC 9110, section 5.6.1)."""
+    return [word for text in value.lower().split(',') if (word := text.strip(' \t'))]
+
+
 def content_length(headers):
     """Return Content-Length as a number, 0 without one."""
     length = headers.get('content-length', '0')
     if not re.fullmatch('[0-9]+', length):
         raise RequestError('400 Bad Request', 'Content-Length is not one number')
-    length = length.lstrip('0') or '0'
-    if len(length) > 10 or int(length) > MAX_BODY:  # int() refuses thousands of digits
+    if float(length) > MAX_BODY:  # int() refuses thousands of digits
         raise RequestError('413 Content Too Large', 'the body is too long')
-    return int(length)
+    return int(float(length))
 
 
 def check_transfer_coding(coding, headers, version):
     """Refuse what another server could read in another way (RFC 9112, sections 6.1 and 6.3)."""
-    codings = [name.strip(' \t') for name in coding.lower().split(',')]
+    codings = elements(coding)
     if 'content-length' in headers or version == 'HTTP/1.0':
         raise RequestError('400 Bad Request', 'Transfer-Encoding cannot go with Content-Length or HTTP/1.0')
-    if codings[-1] != 'chunked' or codings.count('chunked') > 1:
+    if codings[-1:] != ['chunked'] or codings.count('chunked') > 1:
         raise RequestError('400 Bad Request', 'chunked is not the last transfer coding, or is there twice')
     if codings != ['chunked']:
         raise RequestError('501 Not Implemented', 'this server knows no transfer coding but chunked')
 
 
 def take_chunks(buffer):
-    """Return the body that comes in chunks (RFC 9112, section 7.1)."""
-    body, room = bytearray(), MAX_HEAD  # for all extensions together
+    """Return the body that comes in chunks, without the trailers behind it (RFC 9112, section 7.1)."""
+    body, room = bytearray(), MAX_HEAD  # for all that is no part of the body: extensions, zeros, trailers
     while True:
-        line = yield from take_line(buffer, room + len('ffffffff\r\n'), '400 Bad Request')
+        line = yield from take_line(buffer, room)
         match = CHUNK_LINE.fullmatch(line)
         if not match:
             raise RequestError('400 Bad Request', 'a chunk does not begin with a line that tells its size')
         size = int(match[1], 16)
-        room -= len(match[2])
+        room -= len(line) - len(f'{size:x}\r\n')
         if size == 0:
-            yield from take_fields(buffer, MAX_HEAD)  # trailers, which nobody asks for here
-            return bytes(body)
+            break
         if len(body) + size > MAX_BODY:
             raise RequestError('413 Content Too Large', 'the body is too long')
         chunk = yield from take(buffer, size + 2)
         if not chunk.endswith(b'\r\n'):
             raise RequestError('400 Bad Request', 'a chunk is not as long as its size says')
         body += chunk[:-2]
+    while (line := (yield from take_line(buffer, room))) != '\r\n':
+        room -= len(line)
+        if not HEADER_LINE.fullmatch(line) or not line.endswith('\r\n'):
+            raise RequestError('400 Bad Request', 'a trailer is not NAME: VALUE, or there are too many')
+    return bytes(body)
 
 
 def get_environ(request, server_addr, client_addr, multithread):
@@ -198,7 +226,7 @@ def get_environ(request, server_addr, client_addr, multithread):
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': 'http',
         'wsgi.input': io.BytesIO(request.body),
-        'wsgi.errors': sys.stderr,
+        'wsgi.errors': sys.stderr or io.StringIO(),  # standard error may be closed
         'wsgi.multithread': multithread,
         'wsgi.multiprocess': True,
         'wsgi.run_once': False,
@@ -220,16 +248,13 @@ def get_environ(request, server_addr, client_addr, multithread):
 
 
 class Response:
-    """A response, as the bytes to be sent; request is None if the error came before there was one.
-
-    send    is called with the bytes of each write() of the application
-    """
+    """A response as bytes: send() gets those that the application writes; request is None if none came."""
 
     def __init__(self, request, send):
         self.send, self.method = send, request.method if request else ''
         self.version = request.version if request else 'HTTP/1.1'
         self.keep_alive = request.keep_alive if request else False
-        self.body_length = None  # nobody knows it yet
+        self.body_length, self.length_left, self.chunked = None, math.inf, False  # until they are known
         self.headers_set, self.headers_sent, self.finished = [], False, False
 
     def start_response(self, status, response_headers, exc_info=None):
@@ -241,30 +266,37 @@ class Response:
                 exc_info = None  # PEP 3333: leave no reference cycle
         elif self.headers_set:
             raise AssertionError('start_response() was called before, and no exc_info is given')
+        response_headers = [(name, value) for name, value in response_headers]  # it may change its own list
         length = check_promises(status, response_headers)
         self.has_body = self.method != 'HEAD' and status[:3] not in ('204', '205', '304')
         self.length_left = length if self.has_body else math.inf
-        self.chunked = False
         self.headers_set = [status, response_headers]
         return self.write
 
     def write(self, data):
-        self.send(self.framed(data))
+        for piece in self.framed(data):
+            self.send(piece)
 
     def framed(self, data):
-        """Return what is to be sent for some body bytes: for the first ones, the headers come before."""
+        """Yield what is to be sent for some body bytes: for the first ones, the headers come before."""
         if not self.headers_set:
             raise AssertionError('start_response() was not called')
+        if not isinstance(data, bytes):
+            raise TypeError(f'the body is {type(data)} instead of bytes')
         if not self.has_body:
             data = b''
-        if len(data) > self.length_left:
-            raise ValueError('the body is longer than its Content-Length')
+        is_too_long = len(data) > self.length_left
+        if is_too_long:
+            data = data[:self.length_left]
         self.length_left -= len(data)
-        head = b'' if self.headers_sent else self.response_head()
+        head, end = b'' if self.headers_sent else self.response_head(), b''
         if self.chunked and data:
-            data = b'%x\r\n%b\r\n' % (len(data), data)
+            head, end = head + b'%x\r\n' % len(data), b'\r\n'
         self.headers_sent = True
-        return head + data
+        yield head + data + end
+        if is_too_long:
+            self.finished = True  # the client has all that was announced
+            raise ValueError('the body is longer than its Content-Length')
 
     def response_head(self):
         """Return the status and the headers."""
@@ -289,24 +321,26 @@ class Response:
             *framing,
         ]
         headers = headers + [header for header in ours if header[0].lower() not in given]
-        lines = [f'HTTP/1.1 {status}', *(f'{name}: {value}' for name, value in headers)]
-        return '\r\n'.join([*lines, '', '']).encode('latin-1')
+        lines = [f'HTTP/1.1 {status}', *[f'{name}: {value}' for name, value in headers], '\r\n']
+        return '\r\n'.join(lines).encode('latin-1')
 
     def finish_response(self, result):
         """Yield what is to be sent for what the application has returned."""
         try:
+            if type(result) in (list, tuple):
+                self.body_length = len(b''.join(result))
+                if self.body_length < self.length_left < math.inf:  # before any of it is sent
+                    raise ValueError('the body is shorter than its Content-Length')
             for data in result:
-                if hasattr(result, '__len__') and len(result) == 1:
-                    self.body_length = len(data)  # as PEP 3333 suggests
                 if data:
-                    yield self.framed(data)
+                    yield from self.framed(data)
                 if self.headers_sent and not self.has_body:
                     break  # the rest is not for this client
             if 0 < self.length_left < math.inf:
                 raise ValueError('the body is shorter than its Content-Length')
             if not self.headers_sent:
                 self.body_length = 0
-                yield self.framed(b'')
+                yield from self.framed(b'')
             if self.chunked:
                 yield b'0\r\n\r\n'
             self.finished = True
@@ -330,8 +364,8 @@ def check_promises(status, response_headers):
     for name, value in response_headers:
         well_formed = re.fullmatch(TOKEN, name) and re.fullmatch(FIELD_VALUE, value)
         if not well_formed or wsgiref.util.is_hop_by_hop(name):
-            raise ValueError(f'not a header that an application may send: {name}: {value!r}')
+            raise ValueError(f'not a header that an application may send: {name!r}: {value!r}')
     lengths = [value for name, value in response_headers if name.lower() == 'content-length']
     if len(lengths) > 1 or not all(re.fullmatch('[0-9]{1,18}', value) for value in lengths):
-        raise ValueError(f'not a Content-Length: {", ".join(lengths)}')
+        raise ValueError(f'not one Content-Length: {lengths}')
     return int(lengths[0]) if lengths else math.inf
