@@ -62,7 +62,7 @@ CASES = {case: Case(
     hexadecimal ones in a chunk, and each line ends as the RFC says.
 
     In take_body(): a 400 if Transfer-Encoding comes with Content-Length or in HTTP/1.0, or is not just
-    "chunked". For a size, re.fullmatch() [0-9A-Fa-f]{1,8} up to ";" or CRLF, because int() also takes +0,
+    "chunked". For a size, re.fullmatch() [0-9A-Fa-f]+ up to ";" or CRLF, because int() also takes +0,
     0x0 and 1_0. A chunk has to end with b'\\r\\n'.""") for case, data in REQUESTS.items()}
 BUG = about(
     globals(), apps=PROBES,
