@@ -132,9 +132,9 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
             r"return 'close' not in options and .*", 'return True',
             'one_request', 'a client that asks to close'),
         'the end of a connection of HTTP/1.0': (
-            r"return self\.version != 'HTTP/1\.0'", 'return True', 'one_request', 'a client of HTTP/1.0'),
+            r"self\.version != 'HTTP/1\.0' or 'keep", "True or 'keep", 'one_request', 'a client of HTTP/1.0'),
         'the trailers': (
-            r' +yield from take_trailers\(buffer\)\n', '', 'one_request', 'a trailer'),
+            r' +while \(line := .*\n(.*\n){3}', '', 'one_request', 'a trailer'),
         'the loop of the parser': (
             r'    while True:\n        yield \(yield', '    if True:\n        yield (yield',
             'one_request', 'closes'),

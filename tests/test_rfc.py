@@ -221,17 +221,6 @@ def test_headers_are_sent_as_they_were_when_they_were_given(version):
 
 
 @pytest.mark.parametrize('version', PROTOCOLS)
-def test_a_reply_has_a_date_and_no_body_and_no_length_where_none_may_be(version):
-    """RFC 9110, sections 6.6.1, 8.6, 9.3.2, 15.3.5 and 15.4.5."""
-    for method, status, given in [('GET', '204 No Content', []), ('GET', '304 Not Modified', ['1']),
-                                  ('HEAD', '200 OK', ['1']), ('HEAD', '404 Not Found', ['1'])]:
-        app = answering(b'x', headers=[('Content-Length', '1')], status=status)
-        reply = served(PROTOCOLS[version], app, request(method, '/'))
-        assert (reply.complete, reply.body + reply.extra, len(reply.values('Date'))) == (True, b'', 1), status
-        assert reply.values('Content-Length') == given
-
-
-@pytest.mark.parametrize('version', PROTOCOLS)
 def test_repeated_headers_are_one_list_and_cookies_one_line(version):
     """RFC 9110, section 5.3; RFC 9113, section 8.2.3."""
     data = with_lines('X-Probe: a', 'Cookie: a=1', 'X-PROBE: b', 'Cookie: b=2')
