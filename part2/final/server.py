@@ -18,7 +18,7 @@ import traceback
 import urllib.parse
 import wsgiref.util
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some

@@ -9,7 +9,7 @@ import socket
 import sys
 import urllib.parse
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 
 

@@ -5,7 +5,7 @@ Article: https://ruslanspivak.com/lsbaws-part3/
 import os
 import socket
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 REQUEST_QUEUE_SIZE = 1024
 

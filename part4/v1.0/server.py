@@ -19,7 +19,7 @@ import traceback
 import urllib.parse
 import wsgiref.util
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 LINGER = 1  # seconds in which a client may still send once it has its response
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
@@ -108,7 +108,7 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
+            with contextlib.suppress(BaseException):  # not every error can be printed
                 traceback.print_exc()
             if not self.finished:
                 self.send_error('500 Internal Server Error', 'the server or its application failed')

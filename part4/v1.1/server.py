@@ -14,7 +14,7 @@ import traceback
 
 from protocol import HangUp, Request, RequestError, Response, get_environ, parse_requests
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 TIMEOUT = 10  # seconds in which a client must send some bytes, or take some
@@ -72,7 +72,7 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
+            with contextlib.suppress(BaseException):  # not every error can be printed
                 traceback.print_exc()
             if not self.response.finished:
                 self.send(self.response.error(

@@ -15,7 +15,7 @@ import traceback
 
 from protocol import HangUp, Request, RequestError, Response, get_environ, parse_requests
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 TIMEOUT = 10  # seconds in which a client must send some bytes, or take some
@@ -39,6 +39,7 @@ class WSGIServer:
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, wait() learns nothing
         self.lifeline, self.supervisor_end = os.pipe()
         workers = {}  # {pid: when it was forked}
         try:
@@ -50,8 +51,10 @@ class WSGIServer:
                         report(f'cannot fork a worker: {error}')
                         time.sleep(RESTART_PAUSE)
                 pid, status = os.wait()
+                if pid not in workers:
+                    continue  # a child of the shell that has become this server by exec
                 report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
-                if time.monotonic() - workers.pop(pid, 0) < RESTART_PAUSE:
+                if time.monotonic() - workers.pop(pid) < RESTART_PAUSE:
                     time.sleep(RESTART_PAUSE)
         finally:
             for pid in workers:
@@ -109,7 +112,7 @@ class WSGIServer:
         except HangUp:
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
+            with contextlib.suppress(BaseException):  # not every error can be printed
                 traceback.print_exc()
             if not self.response.finished:
                 self.send(self.response.error(

@@ -16,7 +16,7 @@ import traceback
 
 from protocol import HangUp, Request, RequestError, Response, get_environ, parse_requests
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 IDLE_TIMEOUT = float(os.environ.get('IDLE_TIMEOUT') or 5)  # seconds in which a request must begin
@@ -44,6 +44,7 @@ class WSGIServer:
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, wait() learns nothing
         self.lifeline, self.supervisor_end = os.pipe()
         workers = {}  # {pid: when it was forked}
         try:
@@ -55,8 +56,10 @@ class WSGIServer:
                         report(f'cannot fork a worker: {error}')
                         time.sleep(RESTART_PAUSE)
                 pid, status = os.wait()
+                if pid not in workers:
+                    continue  # a child of the shell that has become this server by exec
                 report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
-                if time.monotonic() - workers.pop(pid, 0) < RESTART_PAUSE:
+                if time.monotonic() - workers.pop(pid) < RESTART_PAUSE:
                     time.sleep(RESTART_PAUSE)
         finally:
             for pid in workers:
@@ -118,11 +121,13 @@ class WSGIServer:
         except HangUp:
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
+            with contextlib.suppress(BaseException):  # not every error can be printed
                 traceback.print_exc()
             if not self.response.finished:
                 self.send(self.response.error(
                     '500 Internal Server Error', 'the server or its application failed'))
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         return self.response.keep_alive
 
     def read_request(self):
@@ -155,14 +160,11 @@ class WSGIServer:
 
     def run_application(self, request):
         signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT)  # SIGALRM ends this worker
-        try:
-            env = get_environ(request, self.server_addr, self.client_addr, multithread=False)
-            result = self.application(env, self.response.start_response)
-            with contextlib.closing(self.response.finish_response(result)) as blocks:
-                for data in blocks:
-                    self.send(data)
-        finally:
-            signal.setitimer(signal.ITIMER_REAL, 0)
+        env = get_environ(request, self.server_addr, self.client_addr, multithread=False)
+        result = self.application(env, self.response.start_response)
+        with contextlib.closing(self.response.finish_response(result)) as blocks:
+            for data in blocks:
+                self.send(data)
 
     def send(self, data):
         app_is_timed, _ = signal.setitimer(signal.ITIMER_REAL, 0)  # it is the client that may be slow now
@@ -213,6 +215,9 @@ def report(words):
 def main():
     if sys.stdout:
         sys.stdout.reconfigure(line_buffering=True)  # os._exit() would lose what the application prints
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # where 0, 1 or 2 is closed, a client would get that number, and what is printed there
+    os.close(fd)
     application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
     httpd = WSGIServer((HOST, PORT), application)
     report(f'Serving HTTP on port {httpd.server_addr[1]} ...')

@@ -20,7 +20,7 @@ import traceback
 
 from protocol import HangUp, Request, RequestError, Response, get_environ, parse_requests
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 THREADS = int(os.environ.get('THREADS') or 8)  # of each worker, for the application
