@@ -49,6 +49,7 @@ class WSGIServer:
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM."""
         signal.signal(signal.SIGTERM, signal.default_int_handler)
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # where it is ignored, wait() learns nothing
         self.lifeline, self.supervisor_end = os.pipe()
         workers = {}  # {pid: when it was forked}
         try:
@@ -60,8 +61,10 @@ class WSGIServer:
                         report(f'cannot fork a worker: {error}')
                         time.sleep(RESTART_PAUSE)
                 pid, status = os.wait()
+                if pid not in workers:
+                    continue  # a child of the shell that has become this server by exec
                 report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
-                if time.monotonic() - workers.pop(pid, 0) < RESTART_PAUSE:
+                if time.monotonic() - workers.pop(pid) < RESTART_PAUSE:
                     time.sleep(RESTART_PAUSE)
         finally:
             for pid in workers:
@@ -90,19 +93,31 @@ class WSGIServer:
         os._exit(0)
 
     def serve_clients(self):
-        """Be the event loop: run each task when its socket is ready or its time has come."""
+        """Be a worker: an event loop, in which a client that waits is an entry in a table."""
         self.worker = os.getpid()
         self.selector = selectors.DefaultSelector()
-        self.tasks = {self.listen_socket: (self.accept_clients(), 0)}  # {socket: (generator, its time)}
+        self.tasks = {}  # {socket: (generator, when its time has come)}
+        self.start_task(self.listen_socket, self.accept_clients())
+        self.run_loop()
+
+    def run_loop(self):
+        """Run each task when its socket is ready or its time has come."""
         while True:
-            first = min(when for _, when in self.tasks.values())
-            signal.setitimer(signal.ITIMER_REAL, 0)
-            ready = self.selector.select(max(first - time.monotonic(), 0) if first < FOREVER else None)
-            now = time.monotonic()
-            due = [sock for sock, (_, when) in self.tasks.items() if when <= now]
-            for sock in {*due, *(key.fileobj for key, _ in ready)}:
+            for sock in self.find_ready():
                 signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT)  # SIGALRM ends this worker
                 self.run_task(sock)
+            signal.setitimer(signal.ITIMER_REAL, 0)
+
+    def find_ready(self):
+        """Wait until there are sockets that are ready, or whose time has come; return them."""
+        first = min(when for _, when in self.tasks.values())
+        ready = self.selector.select(max(first - time.monotonic(), 0) if first < FOREVER else None)
+        now = time.monotonic()
+        due = [sock for sock, (_, when) in self.tasks.items() if when <= now]
+        return {*due, *(key.fileobj for key, _ in ready)}
+
+    def start_task(self, sock, task):
+        self.tasks[sock] = task, 0
 
     def run_task(self, sock):
         """Run a task up to its next yield, which tells for what event it waits, and until when."""
@@ -110,8 +125,7 @@ class WSGIServer:
         if sock in self.selector.get_map():
             self.selector.unregister(sock)
         event, when = next(task, (None, None))
-        if os.getpid() != self.worker:
-            os._exit(0)  # what the application has forked is no worker
+        self.leave_if_forked()
         if when is None:  # the task has ended
             sock.close()
             return
@@ -119,21 +133,24 @@ class WSGIServer:
             self.selector.register(sock, event)
         self.tasks[sock] = task, when
 
+    def leave_if_forked(self):
+        if os.getpid() != self.worker:
+            os._exit(0)  # what the application has forked is no worker
+
     def accept_clients(self):
         while True:
+            yield selectors.EVENT_READ, FOREVER
             try:
                 client_fd, client_addr = self.listen_socket.accept()
-            except ConnectionAbortedError:
-                continue  # the client has gone
-            except BlockingIOError:
-                yield selectors.EVENT_READ, FOREVER
+            except (BlockingIOError, ConnectionAbortedError):
+                continue  # another worker has this client, or it has gone
             except OSError as error:  # no descriptors are left
                 report(f'cannot accept a client: {error}')
                 yield None, time.monotonic() + ACCEPT_PAUSE
-            else:
-                client_fd.setblocking(False)
-                connection = Connection(self, client_fd, client_addr)
-                self.tasks[client_fd] = connection.handle_client(), 0
+                continue
+            client_fd.setblocking(False)
+            connection = Connection(self, client_fd, client_addr)
+            self.start_task(client_fd, connection.handle_client())
 
 
 class Connection:
@@ -169,7 +186,7 @@ class Connection:
         except HangUp:
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
+            with contextlib.suppress(BaseException):  # not every error can be printed
                 traceback.print_exc()
             if not self.response.finished:
                 yield from self.send(self.response.error(
@@ -203,7 +220,6 @@ class Connection:
         with contextlib.closing(self.response.finish_response(result)) as blocks:
             for data in blocks:
                 yield from self.send(data)
-                yield None, 0  # the others have a turn now
         yield from self.send(b'')  # what is left of a write()
 
     def send(self, data):
@@ -218,8 +234,9 @@ class Connection:
             del self.unsent[:size]
 
     def when_ready(self, event, deadline, call, argument):
-        """Return what recv() or send() returns once it need not wait; raises TimeoutError."""
+        """Return what recv() or send() returns when the socket is ready; raises TimeoutError."""
         while True:
+            yield event, deadline
             is_late = time.monotonic() >= deadline  # asked first: what has come by now is in time
             try:
                 return call(argument)
@@ -228,7 +245,6 @@ class Connection:
                     raise TimeoutError from None
             except OSError as error:
                 raise HangUp from error
-            yield event, deadline
 
     def finish_connection(self):
         """Close our half, then read on for a while: to close a socket with input unread would
@@ -263,6 +279,9 @@ def report(words):
 def main():
     if sys.stdout:
         sys.stdout.reconfigure(line_buffering=True)  # os._exit() would lose what the application prints
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # where 0, 1 or 2 is closed, a client would get that number, and what is printed there
+    os.close(fd)
     application = load_application(sys.argv[1] if len(sys.argv) > 1 else '')
     httpd = WSGIServer((HOST, PORT), application)
     report(f'Serving HTTP on port {httpd.server_addr[1]} ...')
