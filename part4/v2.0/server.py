@@ -142,8 +142,10 @@ class WSGIServer:
             yield selectors.EVENT_READ, FOREVER
             try:
                 client_fd, client_addr = self.listen_socket.accept()
-            except (BlockingIOError, ConnectionAbortedError):
-                continue  # another worker has this client, or it has gone
+            except ConnectionAbortedError:
+                continue  # the client has gone
+            except BlockingIOError:
+                continue  # another worker has it
             except OSError as error:  # no descriptors are left
                 report(f'cannot accept a client: {error}')
                 yield None, time.monotonic() + ACCEPT_PAUSE
@@ -168,10 +170,13 @@ class Connection:
                 pass
             yield from self.finish_connection()
         except HangUp:
-            if self.response.headers_sent and not self.response.finished:
-                # RST instead of FIN, or half a response would look whole; see socket(7)
-                with contextlib.suppress(OSError):  # on macOS, where the client has reset it
-                    self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            self.break_off()
+
+    def break_off(self):
+        if self.response.headers_sent and not self.response.finished:
+            # RST instead of FIN, or half a response would look whole; see socket(7)
+            with contextlib.suppress(OSError):  # on macOS, where the client has reset it
+                self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
 
     def handle_one_request(self):
         """Return whether another request may follow."""
