@@ -120,6 +120,7 @@ class WSGIServer:
         self.handed_over = collections.deque()  # sockets and their tasks
         self.wake_up_socket, self.woken_socket = socket.socketpair()
         self.wake_up_socket.setblocking(False)
+        self.woken_socket.setblocking(False)
         threading.Thread(target=self.end_with_supervisor, daemon=True).start()
         self.start_task(self.listen_socket, self.accept_clients())
         self.start_task(self.woken_socket, self.take_handed_over())
@@ -145,12 +146,12 @@ class WSGIServer:
 
     def begin_call(self, connection):
         """Let go of the loop while the application runs."""
-        connection.call = self.calls = self.calls + 1
+        self.calls = call = self.calls + 1
         self.running[connection] = self.looks
         is_slow = self.app_is_slow
         self.turn.release()
         if is_slow:
-            self.next_turn(connection.call)
+            self.next_turn(call)
         elif not self.called.is_set():
             self.called.set()
 
@@ -168,6 +169,7 @@ class WSGIServer:
                     if sock in self.tasks and not self.run_task(sock):
                         return
         except BaseException:
+            self.running[self] = self.looks  # to print it can take too long, too
             try:
                 traceback.print_exc()
             finally:
@@ -208,7 +210,8 @@ class WSGIServer:
     def take_handed_over(self):
         while True:
             yield selectors.EVENT_READ, FOREVER
-            self.woken_socket.recv(4096)
+            with contextlib.suppress(BlockingIOError):  # all bytes have been taken already
+                self.woken_socket.recv(4096)
             while self.handed_over:
                 self.start_task(*self.handed_over.popleft())
 
@@ -359,9 +362,9 @@ class Connection:
         self.server.running[self] = self.server.looks
 
     def wait_for_client(self):
-        """Wait until the client takes some bytes, while another thread has the loop."""
+        """Wait until the client takes some bytes."""
         self.server.running.pop(self, None)  # it is not the application that may be slow now
-        self.server.next_turn(self.call)
+        self.server.called.set()  # there is room for another thread now
         poll = select.poll()
         poll.register(self.client_fd, select.POLLOUT)
         takes_some = poll.poll(SEND_TIMEOUT * 1000)
