@@ -7,6 +7,7 @@ import contextlib
 import faulthandler
 import importlib
 import math
+import mmap
 import os
 import select
 import selectors
@@ -23,7 +24,7 @@ from protocol import HangUp, Request, RequestError, Response, base_environ, get_
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
-THREADS = int(os.environ.get('THREADS') or 8)  # of each worker, for the application
+THREADS = int(os.environ.get('THREADS') or 64)  # of each worker that may be in the application at once
 IDLE_TIMEOUT = float(os.environ.get('IDLE_TIMEOUT') or 5)  # seconds in which a request must begin
 REQUEST_TIMEOUT = float(os.environ.get('REQUEST_TIMEOUT') or 10)  # seconds in which it must be whole
 SEND_TIMEOUT = float(os.environ.get('SEND_TIMEOUT') or 10)  # seconds in which a client must take some bytes
@@ -34,10 +35,13 @@ SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer tha
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
-SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD
-TAKE_OVER = 0.005  # seconds between two looks at the leader; if both see the same call, it loses the loop
-SLOW = 0.0002  # seconds; after an application that takes longer, the next one begins without the loop
-LEADER = object()  # the event of a task that only the leader may resume
+TAKE_OVER = 0.001  # seconds; a call that is not back after them loses the loop
+SLOW = 0.0002  # seconds; after a call that took longer, the next one begins without the loop
+LOOKS = 10  # at the applications that run, in APP_TIMEOUT
+NOBODY = None, None, FOREVER  # where a socket has no task
+HAND_OVER = object()  # the event of a task that waits for the thread that has the loop now
+TICK = 0.5  # seconds between two looks at the workers
+SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD, signal.SIGALRM
 
 
 class WSGIServer:
@@ -58,200 +62,224 @@ class WSGIServer:
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""
         self.lifeline, self.supervisor_end = os.pipe()
-        self.signals = signal_socket(signal.SIGTERM, signal.SIGHUP, signal.SIGCHLD)
-        os.register_at_fork(
-            before=hold_signals, after_in_parent=release_signals, after_in_child=default_signals)
+        self.pid, self.has_started = os.getpid(), False
+        self.workers = {}  # {pid: Worker}
         has_terminal = os.isatty(0)
-        self.workers = {}  # {pid: when it was forked}
-        self.outdated = []  # pids of those that have to be replaced, one after the other
+        self.pause_end = 0
+        hold_signals()
+        signal.setitimer(signal.ITIMER_REAL, TICK, TICK)  # SIGALRM comes twice a second
         try:
-            numbers = b''  # of the signals that have come
-            while signal.SIGTERM not in numbers:
-                if signal.SIGHUP in numbers:
+            number = None
+            while number not in (signal.SIGINT, signal.SIGTERM):
+                self.fork_workers()
+                number = self.next_signal()
+                if number == signal.SIGHUP:
                     if has_terminal and not os.isatty(0):
                         break  # the terminal has been closed
-                    self.outdated = list(self.workers)
-                    for pid in self.outdated[WORKERS:]:
-                        os.kill(pid, signal.SIGTERM)  # it may have hung while it loaded the application
-                numbers = self.next_signals(None if self.fork_workers() else RESTART_PAUSE)
-                if self.reap_workers():
-                    time.sleep(RESTART_PAUSE)
-            self.listen_socket.close()
-            for pid in self.workers:
-                os.kill(pid, signal.SIGTERM)
-            end = time.monotonic() + STOP_TIMEOUT + 1
-            while self.workers and (left := end - time.monotonic()) > 0:
-                self.next_signals(left)
-                self.reap_workers()
+                    self.reload()
+                self.replace_worker()
+            if number != signal.SIGINT:
+                self.listen_socket.close()
+                for pid in self.workers:
+                    self.stop_worker(pid)
+                while self.workers and self.next_signal() != signal.SIGINT:
+                    pass
         finally:
             for pid in self.workers:
-                with contextlib.suppress(ProcessLookupError):  # Ctrl-C came between waitpid() and pop()
-                    os.kill(pid, signal.SIGKILL)
-                    os.waitpid(pid, 0)
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
 
-    def next_signals(self, seconds):
-        """Return the numbers of the signals that come next, none if nothing comes in so many seconds."""
-        self.signals.settimeout(seconds)
-        try:
-            return self.signals.recv(4096)
-        except TimeoutError:
-            return b''
+    def next_signal(self):
+        """Wait for a signal, see to the workers, and return its number."""
+        number = signal.sigwait(SIGNALS)
+        for pid, worker in list(self.workers.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if ended:
+                worker.is_stopped = os.WIFSTOPPED(status)
+            if ended and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
+                self.forget_worker(pid, os.waitstatus_to_exitcode(status))
+            elif number == signal.SIGALRM:
+                self.watch_worker(pid, worker)
+        return number
+
+    def forget_worker(self, pid, status):
+        if not self.has_started:
+            sys.exit(1)  # the application cannot be loaded
+        report(f'worker {pid} has ended: {status}')
+        worker = self.workers.pop(pid)
+        if time.monotonic() - worker.began < RESTART_PAUSE:
+            self.pause_end = time.monotonic() + RESTART_PAUSE
+
+    def watch_worker(self, pid, worker):
+        """End a worker that does not stop in time, or in which an application lets no thread run."""
+        worker.silence = 0 if worker.sign[0] or worker.is_stopped else worker.silence + TICK
+        worker.sign[0] = 0
+        if worker.silence > APP_TIMEOUT + 2 or time.monotonic() > worker.end:
+            os.kill(pid, signal.SIGKILL)
+        elif worker.silence > APP_TIMEOUT + 1:
+            os.kill(pid, signal.SIGALRM)  # prints where it is, if it can
 
     def fork_workers(self):
-        """Fork those that are missing, and one more if one is outdated; return whether that works."""
+        """Fork the workers that are missing, and one more where some are outdated."""
         try:
-            while len(self.workers) < WORKERS + bool(self.outdated):
-                self.workers[self.fork_worker()] = time.monotonic()
+            while self.is_one_missing() and time.monotonic() >= self.pause_end:
+                self.fork_worker()
         except OSError as error:  # there are too many processes, or too little memory
             report(f'cannot fork a worker: {error}')
-            return False
-        return True
 
-    def reap_workers(self):
-        """Return whether one of those that have ended has lived only for a moment."""
-        was_short = False
-        while self.workers:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                break
-            report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
-            was_short |= time.monotonic() - self.workers.pop(pid) < RESTART_PAUSE
-            if pid in self.outdated:
-                self.outdated.remove(pid)
-        return was_short
+    def is_one_missing(self):
+        if not self.has_started:
+            return not self.workers  # the first one shows whether the application can be loaded
+        serving = self.serving()
+        return len(serving) < WORKERS + any(worker.is_outdated for worker in serving.values())
+
+    def serving(self):
+        """Return those workers that have not been asked to stop."""
+        return {pid: worker for pid, worker in self.workers.items() if worker.end == FOREVER}
+
+    def reload(self):
+        """Have all workers replaced."""
+        for pid, worker in self.serving().items():
+            worker.is_outdated = True
+            if not worker.sign[1]:
+                os.kill(pid, signal.SIGKILL)  # it may hang while it loads the application
+
+    def replace_worker(self):
+        """Stop an outdated worker if there are enough others."""
+        ready = {pid: worker for pid, worker in self.serving().items() if worker.sign[1]}
+        outdated = [pid for pid, worker in ready.items() if worker.is_outdated]
+        if outdated and len(ready) > WORKERS:
+            self.stop_worker(outdated[0])
+        if ready and not self.has_started:
+            self.has_started = True
+            report(f'Serving HTTP on port {self.server_addr[1]} ...')
 
     def fork_worker(self):
+        worker = Worker()
         pid = os.fork()
         if pid == 0:  # child
             try:
-                faulthandler.register(signal.SIGVTALRM, file=2, chain=True)  # prints where it was
+                let_signals_act()
+                faulthandler.register(signal.SIGALRM, file=2, chain=True)  # prints where it was
                 os.close(self.supervisor_end)
-                self.signals.close()
-                threading.Thread(target=self.end_with_supervisor, daemon=True).start()
-                self.application = load_application(self.app_path)
-                self.signals = signal_socket(signal.SIGTERM, signal.SIGHUP)
-                if self.outdated:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.kill(self.outdated[0], signal.SIGTERM)
+                self.sign = worker.sign
                 self.serve_clients()
-                os._exit(0)
+            except SystemExit as error:
+                print(error, file=sys.stderr)
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(1)
-        return pid
+        self.workers[pid] = worker
+
+    def stop_worker(self, pid):
+        """Ask a worker to finish what it has begun, and to end."""
+        os.kill(pid, signal.SIGTERM)
+        self.workers[pid].end = time.monotonic() + STOP_TIMEOUT + 1  # a worker that can ends before
 
     def end_with_supervisor(self):
-        os.read(self.lifeline, 1)  # returns when the supervisor is gone, even by SIGKILL
-        os._exit(0)
+        """End this worker when the supervisor is gone, or when an application does not return."""
+        while not select.select([self.lifeline], [], [], APP_TIMEOUT / LOOKS)[0]:
+            self.looks += 1
+            if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
+                signal.raise_signal(signal.SIGALRM)
+            self.sign[0] = 1  # tells the supervisor that an application lets this thread run
+        os._exit(0)  # the lifeline ends with the supervisor, even by SIGKILL
 
     def serve_clients(self):
-        """Be a worker: one thread leads, which runs the event loop and the application; the others follow."""
+        """Be a worker: one thread has the loop, others are in the application, the main thread watches."""
         self.worker = os.getpid()
+        # only the thread that holds the turn may use the loop, which is:
+        self.turn = threading.Lock()
         self.selector = selectors.DefaultSelector()
-        self.wake_up_socket, self.woken_socket = socket.socketpair()
-        self.wake_up_socket.setblocking(False)
+        self.tasks = {}  # {socket: (generator, the event for which it waits, when its time has come)}
         self.ready = collections.deque()  # sockets whose tasks shall run
-        self.tasks = {}  # {socket: (generator, the event for which it waits, its time)}
         self.registered = {}  # {socket: the event that the selector looks for}
         self.alarm = FOREVER  # no task has its time before this
-        self.is_stopping, self.has_stopped = False, threading.Event()
         self.connections = set()
-        self.running = {}  # {connection: when the time of its application is over}
-        self.waiting = collections.deque()  # sockets of requests for which there is no thread
-        self.next_in_line, self.change = threading.Lock(), threading.Condition()
-        self.leader, self.followers = None, 0
-        self.is_calling, self.began = False, 0  # whether the leader is in the application, and since when
-        self.is_watched = False  # whether the next in line looks how long that takes
-        self.app_is_slow = False  # whether it took long the last time
+        # the thread that holds the turn writes these, before it lets go of it; any thread may read them:
+        self.calls = 0  # how many calls of the application have begun
+        self.app_is_slow = False  # whether one took long the last time
+        # any thread may use these at any time, since each use is one step that no other thread can divide:
+        self.called = threading.Event()  # the main thread waits for it
+        self.running = {}  # {connection: number of the look after which its application began}
+        self.looks = 0  # only end_with_supervisor() writes it
+        self.is_stopping = False  # only handle_sigterm() writes it
+        self.handed_over = collections.deque()  # sockets and their tasks
+        self.wake_up_socket, self.woken_socket = socket.socketpair()
+        self.wake_up_socket.setblocking(False)
+        self.woken_socket.setblocking(False)
+        threading.Thread(target=self.end_with_supervisor, daemon=True).start()
+        self.application = load_application(self.app_path)
+        signal.signal(signal.SIGTERM, self.handle_sigterm)
+        signal.signal(signal.SIGHUP, lambda *_: None)  # it is for the supervisor
+        os.register_at_fork(after_in_child=let_signals_act)  # a child of the application is no worker
         self.start_task(self.listen_socket, self.accept_clients())
-        self.start_task(self.woken_socket, self.take_wake_ups())
-        self.start_task(self.wake_up_socket, self.watch_applications())
-        self.start_task(self.signals, self.stop_at_sigterm())
-        for _ in range(THREADS + 1):
-            self.start_thread()
-        self.has_stopped.wait()
+        self.start_task(self.woken_socket, self.take_handed_over())
+        self.next_turn(self.calls)
+        self.sign[1] = 1
+        os.kill(self.pid, signal.SIGCHLD)  # has the supervisor look at once
+        self.watch_calls()
 
-    def start_thread(self):
-        threading.Thread(target=self.follow_and_lead, daemon=True).start()
+    def watch_calls(self):
+        """Give the loop to a new thread, when the same call still runs a moment later."""
+        while True:
+            self.called.wait()
+            self.called.clear()
+            call = self.calls
+            time.sleep(TAKE_OVER)
+            self.next_turn(call)
 
-    def follow_and_lead(self):
-        """Be one of the threads, as long as there are not too many."""
-        try:
-            while self.become_leader():
-                self.run_loop()
-        except BaseException:
-            traceback.print_exc()
-            os._exit(1)
-
-    def become_leader(self):
-        """Wait until the leader leaves, or is away for TAKE_OVER seconds. False if enough others wait."""
-        with self.change:
-            if self.followers + bool(self.leader) > THREADS:
-                return False
-            self.followers += 1
-            if self.waiting:
-                self.wake_up()
-        with self.next_in_line, self.change:
-            while self.leader:
-                began = self.began
-                if not self.change.wait(TAKE_OVER if self.is_watched else None) and began == self.began:
-                    if self.is_calling:
-                        break
-                    self.is_watched = False  # until the next call
-            self.leader, self.is_calling = threading.get_ident(), False
-            self.followers -= 1
-        return True
-
-    def leave_loop(self):
-        """Have the next in line lead, if this thread does."""
-        with self.change:
-            if self.leader == threading.get_ident():
-                self.leader = None
-                self.change.notify()
+    def next_turn(self, call):
+        """Have a new thread run the loop, if that is free because of this call."""
+        if call == self.calls and len(self.running) < THREADS and self.turn.acquire(blocking=False):
+            try:
+                threading.Thread(target=self.run_loop, daemon=True).start()
+            except RuntimeError:  # the system has no thread for us: the first one that returns goes on
+                self.turn.release()
 
     def begin_call(self, connection):
-        """Return whether the application may run now: whether another thread could run the loop meanwhile."""
-        with self.change:
-            if not self.followers:
-                self.waiting.append(connection.client_fd)
-                return False
-            self.is_calling, self.began = True, time.monotonic()
-            self.running[connection] = self.began + APP_TIMEOUT
-            if self.app_is_slow:
-                self.leave_loop()
-            elif not self.is_watched:
-                self.is_watched = True
-                self.change.notify()
-        return True
+        """Let go of the loop while the application runs."""
+        self.calls = call = self.calls + 1
+        self.running[connection] = self.looks
+        is_slow = self.app_is_slow
+        self.turn.release()
+        if is_slow:
+            self.next_turn(call)
+        elif not self.called.is_set():
+            self.called.set()
 
     def end_call(self, connection):
-        """Return whether this thread still leads."""
+        """Return whether this thread has the loop again."""
+        self.leave_if_forked()
         self.running.pop(connection, None)
-        with self.change:
-            if self.leader != threading.get_ident():
-                return False
-            self.is_calling = False
-        return True
+        return self.turn.acquire(blocking=False)
 
     def run_loop(self):
-        """Run each task when its socket is ready or its time has come, until another thread leads."""
-        while self.connections or not self.is_stopping:
-            while queue := self.waiting if self.waiting and self.followers else self.ready:
-                if not self.run_task(queue.popleft()):
+        """Run each task when its socket is ready or its time has come, until another thread has the loop."""
+        try:
+            while self.connections or self.listen_socket in self.tasks:
+                if not self.ready:
+                    self.find_ready()
+                elif not self.run_task(self.ready.popleft()):
                     return
-            self.find_ready()
-        self.has_stopped.set()
+            os._exit(0)
+        except BaseException:
+            self.running[self] = self.looks  # to print it can take too long, too
+            try:
+                traceback.print_exc()
+            finally:
+                os._exit(1)
 
     def find_ready(self):
-        """Wait until there is a socket that is ready, or whose time has come."""
+        """Wait until there are sockets that are ready, or whose time has come."""
         wait = max(self.alarm - time.monotonic(), 0)
         for key, _ in self.selector.select(wait if wait < FOREVER else None):
-            sock = key.fileobj
-            if sock in self.tasks and self.tasks[sock][1]:
-                self.ready.append(sock)
-            elif self.registered.pop(sock, None):  # nobody waits for its event now
-                self.selector.unregister(sock)
+            if self.tasks.get(key.fileobj, NOBODY)[1]:
+                self.ready.append(key.fileobj)
+            else:  # nobody waits for its event now
+                self.selector.unregister(key.fileobj)
+                del self.registered[key.fileobj]
         now = time.monotonic()
         if self.alarm <= now:
             self.ready.extend(sock for sock, (_, _, when) in self.tasks.items() if when <= now)
@@ -264,21 +292,19 @@ class WSGIServer:
     def run_task(self, sock):
         """Run a task up to its next yield, which tells for what event it waits, and until when.
 
-        Returns False if another thread leads by now.
+        Returns whether this thread still has the loop.
         """
-        if sock not in self.tasks or self.tasks[sock][0].gi_running:
+        task, _, _ = self.tasks.pop(sock, NOBODY)
+        if not task:
             return True  # it has ended, or another thread runs it
-        task, _, _ = self.tasks[sock]
-        self.tasks[sock] = task, None, FOREVER
         event, when = next(task, (None, None))
-        if event is LEADER:
-            self.ready.append(sock)
+        if event is HAND_OVER:
+            self.handed_over.append((sock, task))
             self.wake_up()
             return False
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
                 self.selector.unregister(sock)
-            del self.tasks[sock]
             sock.close()
             return True
         if event and event != self.registered.get(sock):
@@ -289,44 +315,49 @@ class WSGIServer:
         self.alarm = min(self.alarm, when)
         return True
 
-    def take_wake_ups(self):
+    def take_handed_over(self):
         while True:
             yield selectors.EVENT_READ, FOREVER
-            self.woken_socket.recv(4096)
+            with contextlib.suppress(BlockingIOError):  # all bytes have been taken already
+                self.woken_socket.recv(4096)
+            while self.handed_over:
+                self.start_task(*self.handed_over.popleft())
 
     def wake_up(self):
-        """Have the leader look for tasks that can run now; called in any thread."""
+        """Have the loop look what is handed over; called in any thread."""
         with contextlib.suppress(BlockingIOError):  # so many bytes are there that one more is not needed
             self.wake_up_socket.send(b'\0')
 
-    def watch_applications(self):
-        """End this worker, by SIGVTALRM, when an application does not return in time."""
-        while True:
-            if min(list(self.running.values()), default=FOREVER) < time.monotonic():
-                signal.raise_signal(signal.SIGVTALRM)
-            signal.setitimer(signal.ITIMER_VIRTUAL, APP_TIMEOUT)  # for one that lets no other thread run
-            yield None, time.monotonic() + APP_TIMEOUT / 2 / (THREADS + 1)  # it counts for each thread
+    def handle_sigterm(self, *_):
+        """Have the loop stop this worker; called in the main thread."""
+        if not self.is_stopping:
+            self.is_stopping = True
+            self.handed_over.append((self.wake_up_socket, self.stop_clients()))
+            self.wake_up()
 
-    def stop_at_sigterm(self):
+    def stop_clients(self):
         """Accept no more clients, and finish what has begun."""
-        numbers = b''
-        while signal.SIGTERM not in numbers:
-            yield selectors.EVENT_READ, FOREVER
-            numbers = self.signals.recv(4096)
-        self.is_stopping = True
-        self.ready.append(self.listen_socket)
-        for connection in list(self.connections):
+        now = time.monotonic()
+        for connection in self.connections:
             if connection.is_idle:
-                connection.deadline = time.monotonic() + LINGER
-                self.ready.append(connection.client_fd)
-        end = time.monotonic() + STOP_TIMEOUT
-        while time.monotonic() < end:
-            yield None, end
+                connection.deadline = now + LINGER
+        for sock, (task, event, _) in self.tasks.items():
+            self.tasks[sock] = task, event, now  # it looks anew how long it may wait
+        self.alarm = now
+        while time.monotonic() < now + STOP_TIMEOUT:
+            yield None, now + STOP_TIMEOUT
         report(f'worker {os.getpid()} ends; clients not served to the end: {len(self.connections)}')
+        for connection in self.connections:
+            connection.break_off()
         os._exit(1)
+
+    def leave_if_forked(self):
+        if os.getpid() != self.worker:
+            os._exit(0)  # what the application has forked is no worker
 
     def accept_clients(self):
         while True:
+            yield selectors.EVENT_READ, 0 if self.is_stopping else FOREVER
             try:
                 client_fd, client_addr = self.listen_socket.accept()
             except ConnectionAbortedError:
@@ -334,17 +365,26 @@ class WSGIServer:
             except BlockingIOError:
                 if self.is_stopping:
                     return
-                yield selectors.EVENT_READ, FOREVER
+                continue  # another worker has it
             except OSError as error:  # no descriptors are left
                 report(f'cannot accept a client: {error}')
-                if self.is_stopping:
-                    return
                 yield None, time.monotonic() + ACCEPT_PAUSE
-            else:
-                client_fd.setblocking(False)
-                connection = Connection(self, client_fd, client_addr)
-                self.connections.add(connection)
-                self.start_task(client_fd, connection.handle_client())
+                continue
+            client_fd.setblocking(False)
+            connection = Connection(self, client_fd, client_addr)
+            self.connections.add(connection)
+            self.start_task(client_fd, connection.handle_client())
+
+
+class Worker:
+    """What the supervisor knows of a worker."""
+
+    def __init__(self):
+        self.began, self.end = time.monotonic(), FOREVER  # when it was forked, and when it is killed
+        self.sign = mmap.mmap(-1, 2)  # memory that both share: whether the worker lives, and serves
+        self.silence = 0  # seconds for which it has given none
+        self.is_stopped = False  # by SIGSTOP: then it can give none
+        self.is_outdated = False  # whether it has the application as it was before SIGHUP
 
 
 class Connection:
@@ -355,7 +395,8 @@ class Connection:
         self.client_fd, self.client_addr = client_fd, client_addr
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
-        self.request, self.is_idle = None, True
+        self.response, self.hung_up, self.is_idle = None, False, True
+        self.is_new = True
 
     def handle_client(self):
         try:
@@ -363,32 +404,31 @@ class Connection:
                 pass
             yield from self.finish_connection()
         except HangUp:
-            if self.unsent or self.response.headers_sent and not self.response.finished:
-                # RST instead of FIN, or half a response would look whole; see socket(7)
-                with contextlib.suppress(OSError):  # on macOS, where the client has reset it
-                    self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            self.break_off()
         finally:
+            self.response = None  # it has a method of this connection: a cycle, which is not freed at once
             self.server.connections.discard(self)
+
+    def break_off(self):
+        if self.unsent or self.response and self.response.headers_sent and not self.response.finished:
+            # RST instead of FIN, or half a response would look whole; see socket(7)
+            with contextlib.suppress(OSError):  # on macOS, where the client has reset it
+                self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
 
     def handle_one_request(self):
         """Return whether another request may follow."""
         self.response = Response(None, self.write)
         try:
-            self.request = yield from self.read_request()
-            self.response = Response(self.request, self.write)
-            yield from self.run_application(self.request)
+            request = yield from self.read_request()
+            self.response = Response(request, self.write)
+            yield from self.run_application(request)
         except RequestError as error:
             self.response.method = error.method
             yield from self.send(self.response.error(*error.args))
         except HangUp:
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
-                traceback.print_exc()
-            if not self.response.finished:
-                yield from self.send(self.response.error(
-                    '500 Internal Server Error', 'the server or its application failed'))
-        yield from self.send(b'')  # what is still unsent
+            yield from self.send(self.failure())
         return self.response.keep_alive
 
     def read_request(self):
@@ -412,76 +452,77 @@ class Connection:
                 self.is_idle = False
                 deadline = time.monotonic() + REQUEST_TIMEOUT
             self.received += data
+            self.is_new = False
+
+    def failure(self):
+        """Print an error, and return what tells the client of it."""
+        with contextlib.suppress(BaseException):  # not every error can be printed
+            traceback.print_exc()
+        if self.response.finished:
+            return b''
+        return self.response.error('500 Internal Server Error', 'the server or its application failed')
 
     def run_application(self, request):
-        """Run the application, and send what it returns."""
-        while not self.server.begin_call(self):
-            yield None, FOREVER
         began = time.monotonic()
+        self.server.begin_call(self)
         try:
-            self.call_application(request)
+            blocks = self.call_application(request)
         finally:
-            self.leave_if_forked()
-            self.server.app_is_slow = time.monotonic() - began > SLOW
+            is_slow = time.monotonic() - began > SLOW
             if not self.server.end_call(self):
-                yield LEADER, FOREVER
+                yield HAND_OVER, 0
+            self.server.app_is_slow = is_slow
+        if self.hung_up:  # and the application has gone on as if nothing had happened
+            raise HangUp
+        for data in blocks:
+            yield from self.send(data)
 
     def call_application(self, request):
-        self.has_waited = self.hung_up = False
-        env = get_environ(self.server.environ, request, self.client_addr)
-        result = self.server.application(env, self.response.start_response)
-        if self.server.is_stopping:
-            self.response.keep_alive = False
-        is_whole = isinstance(result, list | tuple)  # then the application has nothing more to do
-        with contextlib.closing(self.response.finish_response(result)) as blocks:
-            for data in blocks:
-                if is_whole:
-                    self.unsent += data
-                else:
+        """Run the application; return the blocks that the loop has to send."""
+        try:
+            env = get_environ(self.server.environ, request, self.client_addr)
+            result = self.server.application(env, self.response.start_response)
+            if self.server.is_stopping and not self.response.headers_sent:  # which would have promised more
+                self.response.keep_alive = False
+            blocks = self.response.finish_response(result)
+            if type(result) in (list, tuple):  # then the application has nothing more to do
+                return list(blocks)
+            with contextlib.closing(blocks):
+                for data in blocks:
                     self.write(data)
-        if self.hung_up:
-            raise HangUp
+            return []
+        except HangUp:
+            raise
+        except BaseException:  # sys.exit() is no Exception
+            return [self.failure()]
 
     def write(self, data):
         """Send what the application has written, before it goes on (PEP 3333, Buffering and Streaming)."""
-        self.leave_if_forked()
+        self.server.leave_if_forked()
         if self.hung_up:
             raise HangUp
         self.unsent += data
-        self.send_some()
         while self.unsent:
-            self.wait_for_client()
-            if not self.send_some():
+            try:
+                del self.unsent[:self.client_fd.send(self.unsent)]
+            except BlockingIOError:
+                self.wait_for_client()
+            except OSError as error:
                 self.hung_up = True
-                raise HangUp
-        self.server.running[self] = time.monotonic() + APP_TIMEOUT
-
-    def send_some(self):
-        """Return whether the client takes some bytes now."""
-        try:
-            del self.unsent[:self.client_fd.send(self.unsent)]
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            self.hung_up = True
-            raise HangUp from error
-        return True
+                raise HangUp from error
+        self.server.running[self] = self.server.looks
 
     def wait_for_client(self):
-        """Wait until the client takes some bytes, in a thread whose place another one takes."""
+        """Wait until the client takes some bytes."""
         self.server.running.pop(self, None)  # it is not the application that may be slow now
-        self.server.leave_loop()
-        if not self.has_waited:
-            self.has_waited = True
-            self.server.start_thread()
+        self.server.called.set()  # there is room for another thread now
         poll = select.poll()
         poll.register(self.client_fd, select.POLLOUT)
-        poll.poll(SEND_TIMEOUT * 1000)
-        self.server.running[self] = time.monotonic() + APP_TIMEOUT
-
-    def leave_if_forked(self):
-        if os.getpid() != self.server.worker:
-            os._exit(0)  # what the application has forked is no worker
+        takes_some = poll.poll(SEND_TIMEOUT * 1000)
+        self.server.running[self] = self.server.looks
+        if not takes_some:
+            self.hung_up = True
+            raise HangUp
 
     def send(self, data):
         self.unsent += data
@@ -495,9 +536,9 @@ class Connection:
             del self.unsent[:size]
 
     def when_ready(self, event, deadline, call, argument):
-        """Return what recv() or send() returns once it need not wait; raises TimeoutError."""
+        """Return what recv() or send() returns when the socket is ready; raises TimeoutError."""
         self.deadline = deadline
-        if event == selectors.EVENT_READ and self.request:  # the next one is hardly ever there already
+        if event == selectors.EVENT_READ and not self.is_new:  # the next one is hardly ever there already
             yield event, self.deadline
         while True:
             is_late = time.monotonic() >= self.deadline  # asked first: what has come by now is in time
@@ -515,8 +556,6 @@ class Connection:
         reset the connection, and the client could lose the response (RFC 9112, section 9.6)."""
         deadline = time.monotonic() + LINGER
         with contextlib.suppress(OSError):
-            if self.request and not (self.request.keep_alive or self.request.body or self.received):
-                return  # it has asked to close, and so has nothing more to say
             self.client_fd.shutdown(socket.SHUT_WR)
             while (yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)):
                 pass
@@ -542,49 +581,26 @@ def report(words):
         print(words, flush=True)
 
 
-def signal_socket(*numbers):
-    """Return a socket from which the numbers of those signals come, a byte for each; see signal(3py)."""
-    reading, writing = socket.socketpair()
-    writing.setblocking(False)
-    signal.set_wakeup_fd(writing.detach())
-    for number in numbers:
-        signal.signal(number, lambda *_: None)
-    return reading
-
-
 def hold_signals():
-    """Hold signals back: a new child has the socket of its parent, and would write its own signals there."""
+    """Have signals wait until they are asked for."""
+    signal.signal(signal.SIGCHLD, lambda *_: None)  # one that is ignored does not wait
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
-def release_signals():
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-
-
-def default_signals():
-    """Have signals do what they do by default: a child has nothing to do with those of its parent."""
-    signal.set_wakeup_fd(-1)
+def let_signals_act():
+    """Have signals do what they do by default."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    release_signals()
-
-
-def check_application(path):
-    """Load the application in a child, so that each new worker loads it anew; exits where it cannot."""
-    if os.fork() == 0:
-        load_application(path)
-        os._exit(0)
-    if os.wait()[1]:
-        sys.exit(1)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
 def main():
     if sys.stdout:
         sys.stdout.reconfigure(line_buffering=True)  # os._exit() would lose what the application prints
-    app_path = sys.argv[1] if len(sys.argv) > 1 else ''
-    check_application(app_path)
-    httpd = WSGIServer((HOST, PORT), app_path)
-    report(f'Serving HTTP on port {httpd.server_addr[1]} ...')
+    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass  # where 0, 1 or 2 is closed, a client would get that number, and what is printed there
+    os.close(fd)
+    httpd = WSGIServer((HOST, PORT), sys.argv[1] if len(sys.argv) > 1 else '')
     try:
         httpd.serve_forever()
     except KeyboardInterrupt:
