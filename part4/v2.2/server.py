@@ -84,18 +84,18 @@ class WSGIServer:
         """Wait for a signal, see to the workers, and return its number."""
         number = signal.sigwait(SIGNALS)
         for pid, worker in list(self.workers.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if ended:
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
                 worker.is_stopped = os.WIFSTOPPED(status)
-            if ended and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
-                self.forget_worker(pid, os.waitstatus_to_exitcode(status))
+            elif changed:
+                self.forget_worker(pid, status)
             elif number == signal.SIGALRM:
                 self.watch_worker(pid, worker)
         return number
 
     def forget_worker(self, pid, status):
-        report(f'worker {pid} has ended: {status}')
         worker = self.workers.pop(pid)
+        report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
         if time.monotonic() - worker.began < RESTART_PAUSE:
             self.pause_end = time.monotonic() + RESTART_PAUSE
 

@@ -91,20 +91,20 @@ class WSGIServer:
         """Wait for a signal, see to the workers, and return its number."""
         number = signal.sigwait(SIGNALS)
         for pid, worker in list(self.workers.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if ended:
+            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
+            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
                 worker.is_stopped = os.WIFSTOPPED(status)
-            if ended and not os.WIFSTOPPED(status) and not os.WIFCONTINUED(status):
-                self.forget_worker(pid, os.waitstatus_to_exitcode(status))
+            elif changed:
+                self.forget_worker(pid, status)
             elif number == signal.SIGALRM:
                 self.watch_worker(pid, worker)
         return number
 
     def forget_worker(self, pid, status):
+        worker = self.workers.pop(pid)
         if not self.has_started:
             sys.exit(1)  # the application cannot be loaded
-        report(f'worker {pid} has ended: {status}')
-        worker = self.workers.pop(pid)
+        report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
         if time.monotonic() - worker.began < RESTART_PAUSE:
             self.pause_end = time.monotonic() + RESTART_PAUSE
 
@@ -119,17 +119,14 @@ class WSGIServer:
 
     def fork_workers(self):
         """Fork the workers that are missing, and one more where some are outdated."""
+        wanted = WORKERS + any(worker.is_outdated for worker in self.serving().values())
+        if not self.has_started:
+            wanted = 1  # which shows whether the application can be loaded
         try:
-            while self.is_one_missing() and time.monotonic() >= self.pause_end:
+            while len(self.serving()) < wanted and time.monotonic() >= self.pause_end:
                 self.fork_worker()
         except OSError as error:  # there are too many processes, or too little memory
             report(f'cannot fork a worker: {error}')
-
-    def is_one_missing(self):
-        if not self.has_started:
-            return not self.workers  # the first one shows whether the application can be loaded
-        serving = self.serving()
-        return len(serving) < WORKERS + any(worker.is_outdated for worker in serving.values())
 
     def serving(self):
         """Return those workers that have not been asked to stop."""
