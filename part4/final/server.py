@@ -2,6 +2,7 @@
 
 HTTP and WSGI are in protocol.py.
 """
+import _thread
 import collections
 import contextlib
 import faulthandler
@@ -24,7 +25,7 @@ from protocol import HangUp, Request, RequestError, Response, base_environ, get_
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
-THREADS = int(os.environ.get('THREADS') or 64)  # of each worker that may be in the application at once
+THREADS = max(int(os.environ.get('THREADS') or 64), 1)  # of each worker that may be in the application
 IDLE_TIMEOUT = float(os.environ.get('IDLE_TIMEOUT') or 5)  # seconds in which a request must begin
 REQUEST_TIMEOUT = float(os.environ.get('REQUEST_TIMEOUT') or 10)  # seconds in which it must be whole
 SEND_TIMEOUT = float(os.environ.get('SEND_TIMEOUT') or 10)  # seconds in which a client must take some bytes
@@ -34,6 +35,7 @@ LINGER = 0.5  # seconds in which a client may still send, once it has its respon
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than SEND_TIMEOUT to make room in
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
+PAUSE = 0.01  # seconds; most clients have closed after them, and to ask the selector costs more
 FOREVER = math.inf  # seconds
 TAKE_OVER = 0.001  # seconds; a call that is not back after them loses the loop
 SLOW = 0.0002  # seconds; after a call that took longer, the next one begins without the loop
@@ -231,7 +233,7 @@ class WSGIServer:
         """Have a new thread run the loop, if that is free because of this call."""
         if call == self.calls and len(self.running) < THREADS and self.turn.acquire(blocking=False):
             try:
-                threading.Thread(target=self.run_loop, daemon=True).start()
+                _thread.start_new_thread(self.run_loop, ())
             except RuntimeError:  # the system has no thread for us: the first one that returns goes on
                 self.turn.release()
 
@@ -354,7 +356,6 @@ class WSGIServer:
 
     def accept_clients(self):
         while True:
-            yield selectors.EVENT_READ, 0 if self.is_stopping else FOREVER
             try:
                 client_fd, client_addr = self.listen_socket.accept()
             except ConnectionAbortedError:
@@ -362,7 +363,8 @@ class WSGIServer:
             except BlockingIOError:
                 if self.is_stopping:
                     return
-                continue  # another worker has it
+                yield selectors.EVENT_READ, FOREVER
+                continue
             except OSError as error:  # no descriptors are left
                 report(f'cannot accept a client: {error}')
                 yield None, time.monotonic() + ACCEPT_PAUSE
@@ -393,7 +395,7 @@ class Connection:
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
         self.response, self.hung_up, self.is_idle = None, False, True
-        self.is_new = True
+        self.is_likely = True  # that bytes of the client are there already
 
     def handle_client(self):
         try:
@@ -438,7 +440,7 @@ class Connection:
             if step:
                 yield from self.send(step)
             try:
-                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)
+                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 16384)
             except TimeoutError:
                 if self.is_idle:
                     raise HangUp from None
@@ -449,7 +451,7 @@ class Connection:
                 self.is_idle = False
                 deadline = time.monotonic() + REQUEST_TIMEOUT
             self.received += data
-            self.is_new = False
+            self.is_likely = False
 
     def failure(self):
         """Print an error, and return what tells the client of it."""
@@ -460,8 +462,8 @@ class Connection:
         return self.response.error('500 Internal Server Error', 'the server or its application failed')
 
     def run_application(self, request):
-        began = time.monotonic()
         self.server.begin_call(self)
+        began = time.monotonic()
         try:
             blocks = self.call_application(request)
         finally:
@@ -535,7 +537,7 @@ class Connection:
     def when_ready(self, event, deadline, call, argument):
         """Return what recv() or send() returns when the socket is ready; raises TimeoutError."""
         self.deadline = deadline
-        if event == selectors.EVENT_READ and not self.is_new:  # the next one is hardly ever there already
+        if event == selectors.EVENT_READ and not self.is_likely:
             yield event, self.deadline
         while True:
             is_late = time.monotonic() >= self.deadline  # asked first: what has come by now is in time
@@ -554,6 +556,8 @@ class Connection:
         deadline = time.monotonic() + LINGER
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
+            yield None, time.monotonic() + PAUSE
+            self.is_likely = True
             while (yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)):
                 pass
 

@@ -207,7 +207,7 @@ class Connection:
             if step:
                 yield from self.send(step)
             try:
-                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)
+                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 16384)
             except TimeoutError:
                 if not begun:
                     raise HangUp from None

@@ -24,7 +24,7 @@ from protocol import HangUp, Request, RequestError, Response, get_environ, parse
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
-THREADS = int(os.environ.get('THREADS') or 64)  # of each worker that may be in the application at once
+THREADS = max(int(os.environ.get('THREADS') or 64), 1)  # of each worker that may be in the application
 IDLE_TIMEOUT = float(os.environ.get('IDLE_TIMEOUT') or 5)  # seconds in which a request must begin
 REQUEST_TIMEOUT = float(os.environ.get('REQUEST_TIMEOUT') or 10)  # seconds in which it must be whole
 SEND_TIMEOUT = float(os.environ.get('SEND_TIMEOUT') or 10)  # seconds in which a client must take some bytes
@@ -418,7 +418,7 @@ class Connection:
             if step:
                 yield from self.send(step)
             try:
-                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)
+                data = yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 16384)
             except TimeoutError:
                 if self.is_idle:
                     raise HangUp from None
@@ -439,8 +439,8 @@ class Connection:
         return self.response.error('500 Internal Server Error', 'the server or its application failed')
 
     def run_application(self, request):
-        began = time.monotonic()
         self.server.begin_call(self)
+        began = time.monotonic()
         try:
             blocks = self.call_application(request)
         finally:
