@@ -289,10 +289,7 @@ class WSGIServer:
         self.ready.append(sock)
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when.
-
-        Returns whether this thread still has the loop.
-        """
+        """Run a task up to its next yield, which tells for what event it waits, and until when."""
         task, _, _ = self.tasks.pop(sock, NOBODY)
         if not task:
             return True  # it has ended, or another thread runs it
@@ -300,7 +297,7 @@ class WSGIServer:
         if event is HAND_OVER:
             self.handed_over.append((sock, task))
             self.wake_up()
-            return False
+            return False  # this thread has the loop no more
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
                 self.selector.unregister(sock)

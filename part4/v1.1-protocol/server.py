@@ -83,7 +83,7 @@ class WSGIServer:
         except (HangUp, KeyboardInterrupt):
             raise
         except BaseException:  # sys.exit() is no Exception
-            with contextlib.suppress(BaseException):  # not every error can be printed
+            with contextlib.suppress(OSError, ValueError):  # standard error may be full or closed
                 traceback.print_exc()
             if not self.response.finished:
                 self.send(self.response.error(
