@@ -85,7 +85,7 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
     },
     'part4-v1.4': {
         'the fork of another worker': (
-            r'workers\.pop\(pid, 0\)', 'workers.get(pid, 0)', 'dead_worker', 'none_replaced'),
+            r'workers\.pop\(pid\)', 'workers[pid]', 'dead_worker', 'none_replaced'),
         'the wait for any worker': (
             r'os\.wait\(\)', 'os.waitpid(min(workers), 0)', 'dead_worker', 'some_replaced'),
         'the number of workers': (
@@ -159,15 +159,20 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
             r'( +)(try:\n +return call\(argument\))', r'\1if is_late: raise TimeoutError\n\1\2',
             'late_clock', 'a client that has sent nothing'),
         'the connections that are finished': (
-            r'while self\.connections or not', 'while not', 'lost_reply', 'cut_off|called'),
+            r'while self\.connections or', 'while', 'lost_reply', 'cut_off|called'),
         'the connection that is forgotten': (
             r'self\.server\.connections\.discard\(self\)', 'pass', 'lost_reply', 'never_ends'),
         'the end of a connection that its client has left': (
-            r'        except HangUp:\n(            if self\.unsent)',
+            r'        except HangUp:\n(            self\.break_off)',
             r'        except HangUp:\n            os.dup(self.client_fd.fileno())\n\1', 'leaks', 'hang_ups'),
-        'the socket for the numbers of signals': (
-            r'set_wakeup_fd\(writing\.detach\(\)\)', 'set_wakeup_fd(writing.detach() and -1)',
-            'lost_restart', 'unheeded'),
+        'the byte with which a signal wakes the loop': (
+            r'(self\.stop_clients\(\)\)\)\n) +self\.wake_up\(\)\n', r'\1', 'lost_reply', 'never_ends'),
+        'the look at the call': (
+            r'time\.sleep\(TAKE_OVER\)\n +self\.next_turn\(call\)', 'pass',
+            'waiting_application', 'others_wait'),
+        'the byte with which a thread hands over': (
+            r'(self\.handed_over\.append\(\(sock, task\)\)\n) +self\.wake_up\(\)\n', r'\1',
+            'waiting_application', 'no_reply'),
     },
 }
 BY_NAME = {name: (stage, *row) for stage, rows in MUTANTS.items() for name, row in rows.items()}
@@ -247,7 +252,7 @@ def test_what_is_no_bug_is_not_taken_for_one(name, tmp_path):
 
 
 def test_a_reload_that_breaks_off_an_application_that_works_is_noticed(tmp_path):
-    stage = altered('part4-final', tmp_path, ('while self.connections or not', 'while not'))
+    stage = altered('part4-final', tmp_path, ('while self.connections or', 'while'))
     with stage_server(stage, 'wsgi_probes:app') as server:
         _, workers = workers_of(server)
         assert not finishes(server, workers)

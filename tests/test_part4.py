@@ -24,7 +24,7 @@ from tests.helpers import CHUNKED, GET, PROTOCOLS, ends, names, sending, wait_fo
 
 STAGES = names('part4')
 LAST = STAGES[-1]
-PREFORK, SUPERVISED, LIMITED, KEEPING, GRACEFUL = (ends(STAGES[number:]) for number in (2, 3, 4, 5, 8))
+PREFORK, SUPERVISED, LIMITED, KEEPING, RELOADING = (ends(STAGES[number:]) for number in (2, 3, 4, 5, 9))
 BLOCKING = ends(STAGES[3:6])
 LINUX = pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='limits another process, on Linux')
 
@@ -37,7 +37,7 @@ def test_as_many_workers_are_forked_as_workers_says(serve, stage):
 @pytest.mark.parametrize('stage', SUPERVISED)
 @pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGKILL])
 def test_no_worker_outlives_its_supervisor(serve, stage, signum):
-    if stage in GRACEFUL and signum == signal.SIGHUP:
+    if stage in RELOADING and signum == signal.SIGHUP:
         pytest.skip('to this stage SIGHUP says that it shall replace its workers')
     server = serve(stage, 'wsgi_probes:app', STOP_TIMEOUT='0.2')
     one, other = workers(server)

@@ -1,4 +1,4 @@
-"""Part 4 from v2.0 on: what an event loop, application threads and a graceful stop owe to clients."""
+"""Part 4 from v2.0 on: what an event loop, its turns, a graceful stop and a reload owe to clients."""
 import contextlib
 import os
 import pty
@@ -18,7 +18,7 @@ from laboratory.instruments.wsgi import fifo, noted, survives
 from tests.helpers import GET, ends, sending, wait_for_output, workers
 from tests.test_part4 import STAGES, SUPERVISED
 
-LOOPS, THREADED, GRACEFUL = (ends(STAGES[number:]) for number in (6, 7, 8))
+LOOPS, THREADED, STOPPING, RELOADING = (ends(STAGES[number:]) for number in (6, 7, 8, 9))
 
 
 @pytest.mark.parametrize('stage', [STAGES[0], LOOPS[0], *THREADED])
@@ -181,7 +181,7 @@ def reloading(serve, tmp_path):
     return start
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', RELOADING)
 def test_sighup_loads_the_application_anew_once_it_can_be_loaded(reloading, stage):
     server, change = reloading(stage)
     (before,) = workers(server)
@@ -203,7 +203,7 @@ def test_sighup_loads_the_application_anew_once_it_can_be_loaded(reloading, stag
     assert kernel.eventually(lambda: get(server, '/').body == b'the third')
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', RELOADING)
 def test_a_signal_to_a_new_worker_is_none_to_its_supervisor(reloading, stage, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(
         'import os, time\n'
@@ -224,13 +224,13 @@ def test_a_signal_to_a_new_worker_is_none_to_its_supervisor(reloading, stage, tm
     assert get(server, '/').body == b'one'
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', STOPPING)
 def test_a_server_whose_application_cannot_be_loaded_does_not_start(serve, stage):
     with pytest.raises(ServerFailed, match='No module named .nosuch.'):
         serve(stage, 'imports_nosuch:app')
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', STOPPING)
 @pytest.mark.parametrize('path', ['/wait', '/sleep-with-the-lock'])
 def test_a_stop_does_not_wait_longer_than_it_says(serve, stage, path):
     server = serve(stage, 'misbehaves:app', WORKERS='1', STOP_TIMEOUT='0.3')
@@ -243,7 +243,7 @@ def test_a_stop_does_not_wait_longer_than_it_says(serve, stage, path):
     assert ('clients not served to the end: 1' in server.output()) == (path == '/wait')
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', STOPPING)
 def test_a_kept_client_may_send_one_more_request_while_its_server_stops(with_times, stage):
     server = with_times(stage, {'LINGER': 20}, 'wsgi_probes:app', WORKERS='1', STOP_TIMEOUT='20')
     with fifo(server), connect(server) as busy, connect(server) as kept:
@@ -258,7 +258,7 @@ def test_a_kept_client_may_send_one_more_request_while_its_server_stops(with_tim
         assert (last.status, last.values('Connection'), last.end) == (200, ['close'], FIN)
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', STOPPING)
 def test_an_idle_client_does_not_hold_up_a_stop(serve, stage):
     server = serve(stage, 'wsgiapp:app', IDLE_TIMEOUT='60', STOP_TIMEOUT='60')
     with sending(server, asking('GET', '/')) as idle:
@@ -268,8 +268,8 @@ def test_an_idle_client_does_not_hold_up_a_stop(serve, stage):
     assert 'not served' not in server.output()
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
-@pytest.mark.parametrize('again', [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize(('stage', 'again'), [
+    *((stage, signal.SIGTERM) for stage in STOPPING), *((stage, signal.SIGHUP) for stage in RELOADING)])
 def test_a_second_signal_does_not_cut_off_what_the_first_one_lets_finish(serve, stage, again):
     server = serve(stage, 'wsgi_probes:app', WORKERS='1')
     with connect(server) as client:
@@ -285,7 +285,7 @@ def test_a_second_signal_does_not_cut_off_what_the_first_one_lets_finish(serve, 
     assert server.popen.wait(kernel.LIMIT) == 0
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', RELOADING)
 def test_two_signals_at_once_are_both_heeded(serve, stage):
     server = serve(stage, 'wsgiapp:app')
     before = workers(server)
@@ -298,7 +298,7 @@ def test_two_signals_at_once_are_both_heeded(serve, stage):
     assert survives(server)
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', STOPPING)
 def test_a_child_of_the_application_has_no_part_in_the_signals_of_its_worker(serve, stage):
     server = serve(stage, 'misbehaves:app', WORKERS='1')
     before = workers(server)
@@ -322,7 +322,7 @@ ON_A_TERMINAL = (  # which does not control it, as of a command that is in the b
     'os.execv(sys.executable, [sys.executable, *sys.argv[2:]])')
 
 
-@pytest.mark.parametrize('stage', GRACEFUL)
+@pytest.mark.parametrize('stage', RELOADING)
 def test_a_server_in_the_background_outlives_its_terminal(stage):
     ours, theirs = pty.openpty()
     path = find_stage(stage).server

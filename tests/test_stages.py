@@ -55,8 +55,8 @@ end_with_supervisor serve_clients run_loop handle_sigterm stop_clients accept_cl
 handle_client break_off read_request call_application when_ready hold_signals let_signals_act
 part4-v2.3 52 __init__ serve_forever forget_worker fork_workers serving reload replace_worker fork_worker \
 serve_clients Worker main
-part4-final 216 __init__ serve_clients next_turn run_loop find_ready start_task run_task stop_clients \
-accept_clients read_request call_application when_ready finish_connection Request take_request take_head \
+part4-final 217 __init__ serve_clients next_turn run_loop find_ready start_task run_task stop_clients \
+accept_clients run_application call_application when_ready finish_connection Request take_request take_head \
 lines_of check_target take_fields parse_fields field_name environ_key take_body content_length take_chunks \
 get_environ take_trailers base_environ response_head http_date check_promises sendable_name
 """.strip().splitlines())

@@ -392,7 +392,7 @@ class Connection:
         self.received, self.unsent = bytearray(), bytearray()
         self.requests = parse_requests(self.received)
         self.response, self.hung_up, self.is_idle = None, False, True
-        self.is_likely = True  # that bytes of the client are there already
+        self.is_likely = True  # that the next recv() or send() need not wait
 
     def handle_client(self):
         try:
@@ -448,7 +448,6 @@ class Connection:
                 self.is_idle = False
                 deadline = time.monotonic() + REQUEST_TIMEOUT
             self.received += data
-            self.is_likely = False
 
     def failure(self):
         """Print an error, and return what tells the client of it."""
@@ -470,6 +469,7 @@ class Connection:
             self.server.app_is_slow = is_slow
         if self.hung_up:  # and the application has gone on as if nothing had happened
             raise HangUp
+        self.is_likely = True
         for data in blocks:
             yield from self.send(data)
 
@@ -534,8 +534,9 @@ class Connection:
     def when_ready(self, event, deadline, call, argument):
         """Return what recv() or send() returns when the socket is ready; raises TimeoutError."""
         self.deadline = deadline
-        if event == selectors.EVENT_READ and not self.is_likely:
+        if not self.is_likely:
             yield event, self.deadline
+        self.is_likely = False
         while True:
             is_late = time.monotonic() >= self.deadline  # asked first: what has come by now is in time
             try:
