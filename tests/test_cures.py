@@ -165,14 +165,12 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
         'the end of a connection that its client has left': (
             r'        except HangUp:\n(            self\.break_off)',
             r'        except HangUp:\n            os.dup(self.client_fd.fileno())\n\1', 'leaks', 'hang_ups'),
-        'the byte with which a signal wakes the loop': (
-            r'(self\.stop_clients\(\)\)\)\n) +self\.wake_up\(\)\n', r'\1', 'lost_reply', 'never_ends'),
         'the look at the call': (
             r'time\.sleep\(TAKE_OVER\)\n +self\.next_turn\(call\)', 'pass',
             'waiting_application', 'others_wait'),
         'the byte with which a thread hands over': (
             r'(self\.handed_over\.append\(\(sock, task\)\)\n) +self\.wake_up\(\)\n', r'\1',
-            'waiting_application', 'no_reply'),
+            'waiting_application', 'others_wait'),
     },
 }
 BY_NAME = {name: (stage, *row) for stage, rows in MUTANTS.items() for name, row in rows.items()}
