@@ -18,7 +18,7 @@ from tests.test_house import imports
 OWN = [pytest.param(stage.name, marks=pytest.mark.skip(reason=f'{stage.folder} is a folder of your own'))
        for stage in all_stages() if is_own(stage.folder)]
 STAGES = [stage.name for stage in all_stages() if not is_own(stage.folder)]
-MOST_LINES = {'part1': 65, 'part2-v1.0': 120, 'part2': 370, 'part3': 65, 'part4': 610}
+MOST_LINES = {'part1': 65, 'part2-v1.0': 120, 'part2': 370, 'part3': 65, 'part4': 620}
 MOST_OF_PROTOCOL = 400
 CLASSES = 'WSGIServer', 'Connection', 'Response'  # whose methods are looked at one by one
 PREPARES = ['part4-v1.1-protocol']  # moves code into another file
@@ -50,7 +50,7 @@ handle_client break_off handle_one_request read_request run_application send whe
 part4-v2.1 170 fork_worker end_with_supervisor serve_clients watch_calls next_turn begin_call end_call \
 run_loop run_task take_handed_over wake_up __init__ handle_client break_off handle_one_request failure \
 run_application call_application write wait_for_client
-part4-v2.2 150 serve_forever next_signal forget_worker watch_worker fork_workers fork_worker stop_worker \
+part4-v2.2 155 serve_forever next_signal forget_worker watch_worker fork_workers fork_worker stop_worker \
 end_with_supervisor serve_clients run_loop handle_sigterm stop_clients accept_clients Worker __init__ \
 handle_client break_off read_request call_application when_ready hold_signals let_signals_act
 part4-v2.3 52 __init__ serve_forever forget_worker fork_workers serving reload replace_worker fork_worker \

@@ -5,6 +5,7 @@ HTTP and WSGI are in protocol.py.
 import collections
 import contextlib
 import faulthandler
+import fcntl
 import importlib
 import math
 import mmap
@@ -139,6 +140,10 @@ class WSGIServer:
 
     def end_with_supervisor(self):
         """End this worker when the supervisor is gone, or when an application does not return."""
+        with contextlib.suppress(OSError):  # Linux ends this worker by SIGIO, even where no thread can run
+            lifeline = os.open(f'/dev/fd/{self.lifeline}', os.O_RDONLY | os.O_NONBLOCK)
+            fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
+            fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
         while not select.select([self.lifeline], [], [], APP_TIMEOUT / LOOKS)[0]:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
