@@ -18,6 +18,7 @@ BROKEN = {  # before anything is sent; path: status, headers, pieces of the body
     '/status-in-words': ('OK', [PLAIN], [b'']),
     '/name-of-bytes': ('200 OK', [(b'Content-Type', b'text/plain')], [b'']),
     '/chunked-in-a-name': ('200 OK', [('Transfer-Encoding: chunked, x', '')], [b'']),
+    '/escape-in-a-name': ('200 OK', [('X-\x1b[31m', '')], [b'']),
     '/header-outside-latin-1': ('200 OK', [('X-Price', '3 €')], [b'']),
     '/text': ('200 OK', [PLAIN], ['text instead of bytes']),
 }
@@ -52,6 +53,13 @@ def read_fifo():
 def run(pipe):
     pipe.send('it runs')
     time.sleep(60)
+
+
+class SlowToPrint(Exception):
+    def __str__(self):
+        print('waiting', flush=True)
+        read_fifo()
+        return ''
 
 
 class Stream:
@@ -200,6 +208,34 @@ class Paths:
 
     def fork_and_yield(start_response):
         yield from Paths.fork_and_return(start_response)
+
+    def fork(start_response):
+        os.fork()
+        start_response('200 OK', [])
+        return [b'x']
+
+    def leave_a_child(start_response):
+        """Fork a child that has the connection open until the test lets go of its FIFO."""
+        if os.fork() == 0:
+            read_fifo()
+            os._exit(0)
+        start_response('200 OK', [])
+        return [b'x']
+
+    def write_wait_and_return(start_response):
+        start_response('200 OK', [('Content-Length', '1')])(b'x')
+        read_fifo()
+        return []
+
+    def raise_what_is_slow_to_print(start_response):
+        raise SlowToPrint
+
+    def raise_a_strange_syntax_error(start_response):
+        raise SyntaxError('no Python', ('a file', 1, 'no number', 'a line'))
+
+    def raise_without_standard_error(start_response):
+        sys.stderr = object()
+        raise KeyError
 
     def run_a_command(start_response):
         start_response('200 OK', [PLAIN])

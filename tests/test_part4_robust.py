@@ -1,0 +1,339 @@
+"""Part 4: what no application, no client, no signal and no parent may do to a server."""
+import contextlib
+import os
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import psutil
+import pytest
+
+from common.stages import ROOT, find_stage
+from laboratory.instruments import kernel
+from laboratory.instruments.client import (
+    FIN, RST, asking, connect, get, read_next, read_reply, readable, request)
+from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
+from laboratory.instruments.wsgi import CHUNKED, fifo, noted, survives
+from tests.helpers import GET, sending, workers
+
+LAST = 'part4-final'
+SUPERVISED, LIMITED, LOOPS, TURNS, STOPPING, RELOADING = (
+    [f'part4-{first}', LAST] for first in ('v1.2', 'v1.3', 'v2.0', 'v2.1', 'v2.2', 'v2.3'))
+PATH = os.pathsep.join([str(ROOT / 'tests/apps'), server_path('on')])
+
+
+def after(preparation, stage, app='wsgi_probes:app', **env):
+    """A ServerProcess in whose process this Python is run before that of the server."""
+    code = f'import os, signal, sys; {preparation}; os.execv(sys.executable, [sys.executable, *sys.argv[1:]])'
+    command = [sys.executable, '-c', code, find_stage(stage).server, app]
+    return ServerProcess(command, env={'PYTHONPATH': PATH, 'WORKERS': '1', **env})
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+@pytest.mark.parametrize('path', ['/raise-a-strange-syntax-error', '/raise-without-standard-error'])
+def test_an_error_that_cannot_be_printed_gets_its_500_too(serve, stage, path):
+    server = serve(stage, 'misbehaves:app', WORKERS='1')
+    for _ in range(3):
+        with sending(server, request('GET', path)) as client:
+            assert kernel.eventually(lambda client=client: readable(client))
+            assert read_reply(client, server).status == 500
+    assert survives(server)
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_an_error_that_is_slow_to_print_holds_up_nobody(serve, stage):
+    server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='300')
+    with fifo(server), sending(server, request('GET', '/raise-what-is-slow-to-print')):
+        server.wait_for_output('waiting')
+        assert survives(server)
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_to_print_an_error_is_part_of_the_time_of_the_application(serve, stage):
+    server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='0.3')
+    (worker,) = workers(server)
+    with fifo(server), sending(server, request('GET', '/raise-what-is-slow-to-print')):
+        assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+
+
+@pytest.mark.parametrize('stage', SUPERVISED)
+@pytest.mark.parametrize('preparation', [
+    'os.fork() or os._exit(3); os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOWAIT)',
+    'os.fork() or os.execvp("sleep", ["sleep", "60"])',
+    'signal.signal(signal.SIGCHLD, signal.SIG_IGN)'], ids=['has ended', 'ends later', 'SIGCHLD is ignored'])
+def test_children_that_a_server_did_not_fork_do_not_concern_it(stage, preparation):
+    with after(preparation, stage) as server:
+        for pid in workers(server):
+            os.kill(pid, signal.SIGKILL)
+        server.wait_for_output('has ended')
+        assert survives(server)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_an_idle_server_stops_at_once_whatever_its_time_limits(serve, stage):
+    server = serve(stage, 'wsgiapp:app', APP_TIMEOUT='3000', STOP_TIMEOUT='300')
+    assert survives(server)
+    os.kill(server.pid, signal.SIGTERM)
+    assert server.popen.wait(kernel.LIMIT) == 0
+
+
+@pytest.mark.parametrize('stage', RELOADING)
+def test_the_workers_of_an_idle_server_are_replaced_at_once_whatever_its_time_limits(serve, stage):
+    server = serve(stage, 'wsgiapp:app', APP_TIMEOUT='3000', STOP_TIMEOUT='300')
+    before = workers(server)
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: not before & kernel.children(server.pid))
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_a_reply_is_whole_though_the_client_sends_a_blank_line_before_it_ends(serve, stage):
+    server = serve(stage, 'wsgi_probes:app')
+    with connect(server) as client:
+        with fifo(server):
+            client.sendall(request('GET', '/stuck'))
+            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            client.sendall(b'\r\n')
+        reply = read_reply(client, server)
+        assert (reply.body, reply.end) == (b'returned', FIN)
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_a_connection_ends_though_the_application_has_left_a_child(serve, stage):
+    server = serve(stage, 'misbehaves:app')
+    with fifo(server):
+        assert get(server, '/leave-a-child').end == FIN
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_ctrl_c_is_not_lost_while_a_worker_is_forked(serve, stage, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import ctypes, functools, os, pathlib, signal\n'
+        'signum = ctypes.c_int(0)  # kill() does nothing with it\n'
+        'def look():\n'
+        '    signum.value = signal.SIGINT * pathlib.Path(__file__).with_name("now").exists()\n'
+        'kill = functools.partial(ctypes.CDLL(None).kill, os.getpid(), signum)  # no Python runs in it\n'
+        'os.register_at_fork(before=look, after_in_parent=kill)\n')
+    server = serve(stage, 'wsgiapp:app')
+    one, other = workers(server)
+    (tmp_path / 'now').touch()
+    os.kill(one, signal.SIGKILL)
+    assert server.popen.wait(kernel.LIMIT) == 0
+    assert not kernel.alive(other)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_who_was_told_keep_alive_may_send_another_request_though_a_stop_begins(with_times, stage):
+    server = with_times(stage, {'LINGER': 20}, WORKERS='1', STOP_TIMEOUT='20')
+    with connect(server) as client:
+        with fifo(server):
+            client.sendall(asking('GET', '/write-wait-and-return'))
+            reply = read_next(client, server)
+            assert reply.values('Connection') == ['keep-alive']
+            os.kill(server.pid, signal.SIGTERM)
+            assert kernel.eventually(lambda: server.port not in kernel.ports(server.pid))
+            server.let_rest()
+        client.sendall(asking('GET', '/'))
+        last = read_reply(client, server)
+        assert (last.status, last.values('Connection'), last.end) == (200, ['close'], FIN)
+
+
+@pytest.mark.parametrize('stage', RELOADING)
+def test_a_broken_reload_leaves_the_worker_of_the_good_one_before(serve, stage, tmp_path):
+    def reload(text):
+        (tmp_path / 'own.py').write_text(text)
+        os.kill(server.pid, signal.SIGHUP)
+
+    (tmp_path / 'own.py').write_text('from wsgi_probes import app\n')
+    server = serve(stage, 'own:app', WORKERS='1')
+    (old,) = workers(server)
+    with fifo(server), sending(server, request('GET', '/stuck')):
+        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        reload('from misbehaves import app\n')
+        assert kernel.eventually(lambda: get(server, '/').body == b'x')
+        reload('no Python\n')
+        server.wait_for_output('SyntaxError')
+        assert old in kernel.children(server.pid)
+        assert get(server, '/').body == b'x'
+
+
+@pytest.mark.parametrize('stage', RELOADING)
+def test_a_reload_goes_on_though_an_old_worker_does_not_end(serve, stage):
+    server = serve(stage, 'wsgiapp:app', STOP_TIMEOUT='0.3')
+    before = workers(server)
+    kernel.suspend(before)
+    os.kill(server.pid, signal.SIGHUP)
+    assert kernel.eventually(lambda: not before & kernel.children(server.pid))
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_an_application_is_ended_though_nobody_reads_standard_error(stage, tmp_path):
+    os.mkfifo(path := tmp_path / 'full')
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(end, b'x')
+    with after(f'os.dup2(os.open({str(path)!r}, os.O_WRONLY), 2)', stage, APP_TIMEOUT='0.3') as server:
+        (worker,) = workers(server)
+        with fifo(server), sending(server, request('GET', '/stuck')):
+            assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+    os.close(end)
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_a_server_whose_standard_streams_are_closed_sends_no_client_what_it_prints(stage):
+    with after('os.closerange(0, 3)', stage, APP_TIMEOUT='0.5') as server:
+        assert b'"wsgi.errors": null' not in get(server, '/').body
+        with fifo(server), contextlib.ExitStack() as stack:
+            clients = [stack.enter_context(sending(server, request('GET', '/stuck'))) for _ in range(8)]
+            assert [read_reply(client, server).data for client in clients] == [b''] * 8
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_the_time_in_which_a_server_was_stopped_is_not_that_of_its_application(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', WORKERS='1', APP_TIMEOUT='2')
+    with connect(server) as client:
+        with fifo(server):
+            client.sendall(request('GET', '/stuck'))
+            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            kernel.suspend(server.processes())
+            time.sleep(2.5)  # until the time of the application would be over
+            kernel.resume(server.processes())
+            server.let_rest()
+        assert read_reply(client, server).body == b'returned'
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+@pytest.mark.parametrize('alone', [False, True], ids=['supervised', 'alone'])
+def test_an_application_that_waits_with_the_lock_of_the_interpreter_is_ended(serve, stage, alone):
+    server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='0.5')
+    (worker,) = workers(server)
+    with sending(server, request('GET', '/sleep-with-the-lock')):
+        server.wait_for_output('waiting')
+        if alone:
+            os.kill(server.pid, signal.SIGKILL)
+        assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_a_client_that_sends_much_holds_up_nobody(serve, stage):
+    crumbs = request('POST', '/', CHUNKED) + b'1\r\nx\r\n' * 1_000_000 + b'0\r\n\r\n'
+    server = serve(stage, 'misbehaves:app', WORKERS='1', REQUEST_TIMEOUT='60')
+    kernel.suspend(workers(server))
+    with connect(server) as busy, sending(server, GET) as client:
+        sender = threading.Thread(target=busy.sendall, args=[crumbs])
+        sender.start()
+        try:
+            assert kernel.eventually(lambda: not select.select([], [busy], [], 0)[1])  # all buffers are full
+            kernel.resume(kernel.children(server.pid))
+            answered, _, _ = select.select([busy, client], [], [], kernel.LIMIT)
+            assert answered == [client]
+        finally:
+            sender.join()
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_a_worker_that_can_call_no_application_now_leaves_new_clients_to_its_neighbour(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', THREADS='1')
+    with fifo(server), sending(server, request('GET', '/stuck')), contextlib.ExitStack() as stack:
+        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        idle = workers(server) - {int(noted(server, 'waiting')[0])}
+        kernel.suspend(idle)
+        clients = [stack.enter_context(sending(server, GET)) for _ in range(5)]
+        server.let_rest()
+        kernel.resume(idle)
+        assert all(kernel.eventually(lambda client=client: readable(client)) for client in clients)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_sigterm_is_heeded_after_hundreds_of_other_signals(serve, stage, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import os, pathlib, time\n'
+        'waitpid, pause = os.waitpid, pathlib.Path(__file__).with_name("pause")\n'
+        'def slow_waitpid(*arguments):\n'
+        '    while pause.exists():\n'
+        '        time.sleep(0.01)\n'
+        '    return waitpid(*arguments)\n'
+        'os.waitpid = slow_waitpid\n')
+    server = serve(stage, 'wsgiapp:app', WORKERS='1')
+    (worker,) = workers(server)
+    (tmp_path / 'pause').touch()
+    os.kill(worker, signal.SIGKILL)
+    server.let_rest()
+    for signum in [signal.SIGHUP] * 400 + [signal.SIGTERM]:
+        os.kill(server.pid, signum)
+        while int(kernel.value(f'/proc/{server.pid}/status', 'ShdPnd'), 16):
+            pass  # or the next one would be none
+    (tmp_path / 'pause').unlink()
+    assert server.popen.wait(kernel.LIMIT) == 0
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+@pytest.mark.parametrize('signum', [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_a_server_that_is_ended_while_it_starts_leaves_no_process(stage, signum, tmp_path):
+    os.mkfifo(tmp_path / 'fifo')
+    (tmp_path / 'own.py').write_text(f'open({str(tmp_path / "fifo")!r}).read()\n')
+    env = {**os.environ, 'PYTHONPATH': str(tmp_path), 'PORT': '0'}
+    server = subprocess.Popen([sys.executable, find_stage(stage).server, 'own:app'], cwd=ROOT, env=env)
+    end = os.open(tmp_path / 'fifo', os.O_WRONLY)  # waits until the application reads
+    family = [server.pid, *kernel.children(server.pid)]
+    server.send_signal(signum)
+    server.wait(kernel.LIMIT)
+    try:
+        assert kernel.eventually(lambda: not any(map(kernel.alive, family)), 3)
+    finally:
+        os.close(end)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_a_server_does_not_start_whose_application_ends_it_with_success(serve, stage, tmp_path):
+    (tmp_path / 'own.py').write_text('import sys\nsys.exit(0)\n')
+    with pytest.raises(ServerFailed):
+        serve(stage, 'own:app')
+
+
+@pytest.mark.parametrize('stage', LOOPS)
+def test_an_empty_host_is_not_the_whole_network(serve, stage):
+    server = serve(stage, 'wsgiapp:app', HOST='')
+    assert {end.laddr.ip for end in psutil.Process(server.pid).net_connections('tcp')} == {'127.0.0.1'}
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_a_server_with_no_threads_serves_or_does_not_start(serve, stage):
+    with contextlib.suppress(ServerFailed):
+        assert survives(serve(stage, 'wsgiapp:app', THREADS='0'))
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_half_a_reply_that_only_the_end_would_show_is_reset_when_a_stop_takes_too_long(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', WORKERS='1', STOP_TIMEOUT='0.3')
+    with fifo(server), sending(server, b'GET /wait HTTP/1.0\r\n\r\n') as client:
+        assert kernel.eventually(lambda: readable(client))
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.popen.wait(kernel.LIMIT) == 0
+        assert read_reply(client, server).end == RST
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_what_is_told_of_a_bad_header_does_not_reach_the_terminal_as_it_is(serve, stage):
+    server = serve(stage, 'misbehaves:app')
+    assert get(server, '/escape-in-a-name').status == 500
+    server.wait_for_output('ValueError')
+    assert '\x1b' not in server.output()
+
+
+@pytest.mark.parametrize('stage', LIMITED)
+def test_a_reply_in_a_list_takes_no_more_than_twice_its_size(serve, stage):
+    server = serve(stage, 'misbehaves:app', WORKERS='1')
+    (worker,) = workers(server)
+    before = int(kernel.value(f'/proc/{worker}/status', 'VmHWM'))  # kB, the most that it had
+    assert len(get(server, '/megabytes').body) == 20_000_000
+    assert int(kernel.value(f'/proc/{worker}/status', 'VmHWM')) - before < 30_000
+
+
+def test_part_2_is_one_server_though_its_application_forks(serve):
+    server = serve('part2-final', 'misbehaves:app')
+    assert get(server, '/fork').status == 200
+    assert kernel.eventually(lambda: len(server.processes()) == 1, server.patience)
