@@ -13,8 +13,7 @@ import pytest
 
 from common.stages import ROOT, find_stage
 from laboratory.instruments import kernel
-from laboratory.instruments.client import (
-    FIN, RST, asking, connect, get, read_next, read_reply, readable, request)
+from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
 from laboratory.instruments.wsgi import CHUNKED, fifo, noted, survives
 from tests.helpers import GET, sending, workers
@@ -313,7 +312,7 @@ def test_half_a_reply_that_only_the_end_would_show_is_reset_when_a_stop_takes_to
         assert kernel.eventually(lambda: readable(client))
         os.kill(server.pid, signal.SIGTERM)
         assert server.popen.wait(kernel.LIMIT) == 0
-        assert read_reply(client, server).end == RST
+        assert read_reply(client, server).end == 'RST'
 
 
 @pytest.mark.parametrize('stage', LIMITED)
