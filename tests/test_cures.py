@@ -124,6 +124,9 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
         'a few bytes for each request': (  # 101 of them
             r'    def run_application\(self, request\):\n',
             r'\g<0>        vars(self).setdefault("leaked", []).append(bytes(60))\n', 'leaks', 'memory'),
+        'a body for each request': (
+            r'    def run_application\(self, request\):\n',
+            r'\g<0>        vars(self).setdefault("leaked", []).append(request.body)\n', 'leaks', 'bodies'),
         'a descriptor for each client': (
             r'    def handle_client\(self\):\n', r'\g<0>        os.dup(0)\n', 'leaks', 'descriptors'),
     },

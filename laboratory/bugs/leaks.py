@@ -1,9 +1,11 @@
 """uses no more memory and descriptors after many requests"""
 import re
+import socket
+from contextlib import suppress
 from itertools import pairwise
 
 from laboratory.instruments import kernel, views, wsgi
-from laboratory.instruments.client import GET, KEPT, connect, read_reply
+from laboratory.instruments.client import GET, KEPT, connect, fetch, read_reply, request
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, bug, passed
 
 SLOW = 0.2  # seconds for a reply
@@ -12,6 +14,11 @@ HANG_UPS = 20  # clients that leave in the middle of a request
 TIMES = 3
 LEAK = 50  # bytes for each request
 NOISE = 65536  # bytes
+WHOLE = request('POST', '/binary', body=b'x' * 1_000_000)
+CUT = WHOLE[:-100_000]
+UPLOADS = 100  # clients that come one after the other
+LOOKS = 4  # at the memory, each after so many; what is collected as garbage from time to time is seen as well
+MOST = 40_000_000  # bytes that the bodies of some clients and garbage may take
 
 
 def answered(server, number):
@@ -44,6 +51,25 @@ def kept_of_hang_ups(server):
     return kernel.descriptors(pids) - before
 
 
+def upload(server, data):
+    """Be a client that sends a body, or the beginning of one."""
+    with connect(server) as client, suppress(ConnectionError):
+        client.sendall(data)
+        if data == CUT:
+            client.shutdown(socket.SHUT_WR)
+        read_reply(client, server)
+
+
+def kept_of_uploads(server, data):
+    """How many bytes of memory more the server has at the most while clients come that send these bytes."""
+    before, most = taken(server)[0], 0
+    for _ in range(LOOKS):
+        for _ in range(UPLOADS):
+            upload(server, data)
+        most = max(most, taken(server)[0])
+    return most - before
+
+
 def experiment(server, step):
     if server.pace > SLOW:
         return Result(NOT_TESTED, detail='it answers too slowly to be asked so often')
@@ -64,6 +90,12 @@ def experiment(server, step):
     if kept > 1:
         step(f'{TIMES * HANG_UPS} clients have left in the middle of a request', views.processes)
         return bug('hang_ups', f'it keeps {kept} more descriptors for {HANG_UPS} clients that hang up')
+    if fetch(server, WHOLE).status == 200:
+        for data, what in (WHOLE, 'clients have sent'), (CUT, 'clients have left before the end of'):
+            if (memory := kept_of_uploads(server, data)) > MOST:
+                told = f'{LOOKS * UPLOADS} {what} a body of 1 MB, one after the other'
+                step(told, views.processes)
+                return bug('bodies', f'it uses {memory // 10**6} MB more of memory when {told}')
     return passed(f'it uses no more than before, even after {ROUNDS * number} requests')
 
 
@@ -94,6 +126,24 @@ CASES = {
         'for i in $(seq 100); do '
         "(curl -s -m 1 -H 'Content-Length: 9' -d x localhost:8888/body &); done; sleep 3; " + OPEN, MANY,
         'You see about 100, in one number or in all together: close it, too, when a client hangs up.'),
+    'bodies': Case(
+        'keeps the bodies of requests that are over',
+        'for i in $(seq 400); do head -c 1000000 /dev/zero | '
+        'curl -s -o /dev/null --data-binary @- localhost:8888/binary; done; ps -o rss= -p {pids}',
+        r'(?m)^ *([6-9]\d|\d{3,})\d{3}$',
+        'You see more than 60,000 kilobytes: the bodies of clients that have gone are still there.', """
+        Let some hundred clients send a body of a megabyte, one after the other, and look at the memory:
+        {see}
+        Then let them leave before the end of the body. How many megabytes does the server need for a
+        client that has gone?
+
+        A body should go when its client goes. In Python it stays as long as something leads to it: a
+        variable of a thread that waits, a table, or two objects that know each other. Those go only when
+        the garbage collector comes, and it counts objects, not megabytes.
+
+        At the end of handle_client(), and where you wait for the next client, set what has known the
+        request to None; a method that you keep, self.write, knows its object too. gc.get_referrers()
+        shows what keeps a thing."""),
 }
 BUG = about(
     globals(), apps=wsgi.PROBES,
