@@ -291,7 +291,7 @@ def test_a_server_that_is_ended_while_it_starts_leaves_no_process(stage, signum,
         os.close(end)
 
 
-@pytest.mark.parametrize('stage', STOPPING)
+@pytest.mark.parametrize('stage', RELOADING)
 def test_a_server_does_not_start_whose_application_ends_it_with_success(stage, tmp_path):
     (tmp_path / 'own.py').write_text('import sys\nsys.exit(0)\n')
     env = {**os.environ, 'PYTHONPATH': str(tmp_path), 'PORT': '0'}
