@@ -17,6 +17,7 @@ from laboratory.instruments.client import FIN, asking, connect, get, read_next, 
 from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
 from laboratory.instruments.wsgi import CHUNKED, fifo, noted, survives
 from tests.helpers import GET, sending, workers
+from tests.test_part4 import LINUX
 
 LAST = 'part4-final'
 SUPERVISED, LIMITED, LOOPS, TURNS, STOPPING, RELOADING = (
@@ -239,6 +240,7 @@ def on_its_way(pid):
     return pending & ~held
 
 
+@LINUX
 @pytest.mark.parametrize('stage', RELOADING)
 def test_sigterm_is_heeded_after_hundreds_of_other_signals(serve, stage, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(
@@ -320,6 +322,7 @@ def test_what_is_told_of_a_bad_header_does_not_reach_the_terminal_as_it_is(serve
     assert '\x1b' not in server.output()
 
 
+@LINUX
 @pytest.mark.parametrize('stage', LIMITED)
 def test_a_reply_in_a_list_takes_no_more_than_twice_its_size(serve, stage):
     server = serve(stage, 'misbehaves:app', WORKERS='1')
