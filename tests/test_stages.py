@@ -43,7 +43,7 @@ part4-v1.0 30 handle_exit serve_forever get_environ
 part4-v1.1 32 handle_exit serve_forever serve_clients handle_one_request
 part4-v1.2 51 serve_forever fork_worker end_with_supervisor serve_clients handle_one_request
 part4-v1.3 33 fork_worker serve_clients handle_one_request read_request run_application send main
-part4-v1.4 95 __init__ handle_client handle_one_request read_request send Request parse_requests take_body \
+part4-v1.4 109 __init__ handle_client handle_one_request read_request send Request parse_requests take_body \
 check_transfer_coding take_chunks start_response framed response_head finish_response
 part4-v2.0 160 __init__ serve_clients run_loop find_ready start_task run_task leave_if_forked accept_clients \
 handle_client break_off handle_one_request read_request run_application send when_ready finish_connection
@@ -55,10 +55,10 @@ end_with_supervisor serve_clients run_loop handle_sigterm stop_clients accept_cl
 handle_client break_off read_request call_application when_ready hold_signals let_signals_act
 part4-v2.3 52 __init__ serve_forever forget_worker fork_workers serving reload replace_worker fork_worker \
 serve_clients Worker main
-part4-final 217 __init__ serve_clients next_turn run_loop find_ready start_task run_task stop_clients \
+part4-final 195 __init__ serve_clients next_turn run_loop find_ready start_task run_task stop_clients \
 accept_clients run_application call_application when_ready finish_connection Request take_request take_head \
 lines_of check_target take_fields parse_fields field_name environ_key take_body content_length take_chunks \
-get_environ take_trailers base_environ response_head http_date check_promises sendable_name
+get_environ take_trailers base_environ framed response_head http_date check_promises sendable_name
 """.strip().splitlines())
 
 

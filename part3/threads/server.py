@@ -6,7 +6,7 @@ import os
 import socket
 import threading
 
-HOST = os.environ.get('HOST', '127.0.0.1')
+HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 REQUEST_QUEUE_SIZE = 1024
 
