@@ -16,7 +16,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
 from laboratory.instruments.wsgi import CHUNKED, fifo, noted, survives
-from tests.helpers import GET, sending, workers
+from tests.helpers import GET, sending, wait_for_output, workers
 from tests.test_part4 import LINUX
 
 LAST = 'part4-final'
@@ -48,7 +48,7 @@ def test_to_print_an_error_is_part_of_the_application_holds_up_nobody_and_has_an
     server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='2')
     (worker,) = workers(server)
     with fifo(server), sending(server, request('GET', '/raise-what-is-slow-to-print')):
-        server.wait_for_output('waiting')
+        wait_for_output(server, 'waiting')
         assert survives(server) and kernel.alive(worker)
         assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
 
@@ -62,7 +62,7 @@ def test_children_that_a_server_did_not_fork_do_not_concern_it(stage, preparatio
     with after(preparation, stage) as server:
         for pid in workers(server):
             os.kill(pid, signal.SIGKILL)
-        server.wait_for_output('has ended')
+        wait_for_output(server, 'has ended')
         assert survives(server)
 
 
@@ -141,7 +141,7 @@ def test_a_broken_reload_leaves_the_worker_of_the_good_one_before(serve, stage, 
         reload('from misbehaves import app\n')
         assert kernel.eventually(lambda: get(server, '/').body == b'x')
         reload('no Python\n')
-        server.wait_for_output('SyntaxError')
+        wait_for_output(server, 'SyntaxError')
         assert old in kernel.children(server.pid)
         assert get(server, '/').body == b'x'
 
@@ -198,7 +198,7 @@ def test_an_application_that_waits_with_the_lock_of_the_interpreter_is_ended(ser
     server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='0.5')
     (worker,) = workers(server)
     with sending(server, request('GET', '/sleep-with-the-lock')):
-        server.wait_for_output('waiting')
+        wait_for_output(server, 'waiting')
         if alone:
             os.kill(server.pid, signal.SIGKILL)
         assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
@@ -318,7 +318,7 @@ def test_half_a_reply_that_only_the_end_would_show_is_reset_when_a_stop_takes_to
 def test_what_is_told_of_a_bad_header_does_not_reach_the_terminal_as_it_is(serve, stage):
     server = serve(stage, 'misbehaves:app')
     assert get(server, '/escape-in-a-name').status == 500
-    server.wait_for_output('ValueError')
+    wait_for_output(server, 'ValueError')
     assert '\x1b' not in server.output()
 
 
