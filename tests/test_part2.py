@@ -202,7 +202,7 @@ def test_a_server_that_cannot_print_still_answers(stage, output):
     command = shlex.join([sys.executable, find_stage(stage).server, 'misbehaves:app'])
     path = f'{ROOT}/tests/apps:{server_path("on")}'
     with ServerProcess(['sh', '-c', f'{command} {output}'], env={'PYTHONPATH': path}) as server:
-        assert [get(server, path).status for path in ('/', '/text', '/')] == [200, 500, 200]
+        assert [get(server, path).status for path in ('/complain', '/text', '/')] == [200, 500, 200]
 
 
 @pytest.mark.parametrize('stage', LASTING)
