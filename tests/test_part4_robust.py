@@ -336,3 +336,70 @@ def test_part_2_is_one_server_though_its_application_forks(serve):
     server = serve('part2-final', 'misbehaves:app')
     assert get(server, '/fork').status == 200
     assert kernel.eventually(lambda: len(server.processes()) == 1, server.patience)
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_an_application_with_a_handler_for_sigalrm_is_ended_too(serve, stage, tmp_path):
+    (tmp_path / 'own.py').write_text(
+        'import signal\nfrom wsgi_probes import app\nsignal.signal(signal.SIGALRM, lambda *_: None)\n')
+    server = serve(stage, 'own:app', WORKERS='1', APP_TIMEOUT='0.3')
+    (worker,) = workers(server)
+    with fifo(server), sending(server, request('GET', '/stuck')):
+        assert kernel.eventually(lambda: not kernel.alive(worker), server.patience)
+
+
+@pytest.mark.parametrize('stage', RELOADING)
+def test_sighup_does_not_end_a_server_that_starts(serve, stage, tmp_path):
+    (tmp_path / 'wait').touch()
+    (tmp_path / 'own.py').write_text(
+        'import os, time\nfrom wsgi_probes import app\n'
+        f'while os.path.exists({str(tmp_path / "wait")!r}):\n    time.sleep(0.01)\n')
+    server = serve(stage, 'own:app', WORKERS='1')
+    assert kernel.eventually(lambda: kernel.children(server.pid))
+    server.let_rest()
+    os.kill(server.pid, signal.SIGHUP)
+    server.let_rest()
+    (tmp_path / 'wait').unlink()
+    assert kernel.eventually(lambda: survives(server), server.patience)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_a_supervisor_goes_on_though_nobody_reads_standard_output(stage, tmp_path):
+    os.mkfifo(path := tmp_path / 'full')
+    end = os.open(path, os.O_RDWR | os.O_NONBLOCK)
+    with after(f'os.dup2(os.open({str(path)!r}, os.O_WRONLY), 1)', stage) as server:
+        (worker,) = workers(server)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                os.write(end, b'x')
+        os.kill(worker, signal.SIGKILL)
+        assert kernel.eventually(lambda: kernel.children(server.pid) - {worker})
+        os.kill(server.pid, signal.SIGTERM)
+        assert server.popen.wait(kernel.LIMIT) == 0
+    os.close(end)
+
+
+@pytest.mark.parametrize('stage', STOPPING)
+def test_half_a_reply_that_only_the_end_would_show_is_reset_when_the_application_is_ended(serve, stage):
+    server = serve(stage, 'wsgi_probes:app', WORKERS='1', APP_TIMEOUT='0.5')
+    with fifo(server), sending(server, b'GET /wait HTTP/1.0\r\n\r\n') as client:
+        assert kernel.eventually(lambda: readable(client))
+        assert client.recv(65536)
+        assert kernel.eventually(lambda: readable(client))
+        assert read_reply(client, server).end == 'RST'
+
+
+@pytest.mark.parametrize('stage', SUPERVISED)
+def test_a_server_that_is_process_1_leaves_no_zombies_of_its_application(stage):
+    reaps_orphans = 'import ctypes; ctypes.CDLL(None).prctl(36, 1)'  # PR_SET_CHILD_SUBREAPER, as process 1 is
+    with after(reaps_orphans, stage, app='misbehaves:app') as server:
+        (worker,) = workers(server)
+        orphan = int(get(server, '/leave-an-orphan').body)
+        assert kernel.eventually(lambda: kernel.status(orphan) == 'gone')
+        assert worker in kernel.children(server.pid)
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_a_time_limit_may_be_as_long_as_one_likes(serve, stage):
+    server = serve(stage, 'misbehaves:app', IDLE_TIMEOUT='inf', SEND_TIMEOUT='1e9', APP_TIMEOUT='inf')
+    assert get(server, '/swallow-errors').body.endswith(b'xthe end')

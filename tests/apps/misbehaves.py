@@ -223,6 +223,11 @@ class Paths:
         start_response('200 OK', [])
         return [b'x']
 
+    def leave_an_orphan(start_response):
+        start_response('200 OK', [PLAIN])
+        command = ['sh', '-c', 'sleep 0.2 >/dev/null & echo $!']
+        return [subprocess.run(command, stdout=subprocess.PIPE).stdout]
+
     def write_wait_and_return(start_response):
         start_response('200 OK', [('Content-Length', '1')])(b'x')
         read_fifo()
