@@ -38,6 +38,7 @@ RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replace
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 PAUSE = 0.01  # seconds; most clients have closed after them, and to ask the selector costs more
 FOREVER = math.inf  # seconds
+LONGEST = 1e6  # seconds; select() and poll() refuse much more
 TAKE_OVER = 0.001  # seconds; a call that is not back after them loses the loop
 SLOW = 0.0002  # seconds; after a call that took longer, the next one begins without the loop
 LOOKS = 10  # at the applications that run, in APP_TIMEOUT
@@ -183,7 +184,7 @@ class WSGIServer:
             lifeline = os.open(f'/dev/fd/{self.lifeline}', os.O_RDONLY | os.O_NONBLOCK)
             fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
-        while not select.select([self.lifeline], [], [], APP_TIMEOUT / LOOKS)[0]:
+        while not select.select([self.lifeline], [], [], min(APP_TIMEOUT / LOOKS, LONGEST))[0]:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
                 signal.raise_signal(signal.SIGALRM)
@@ -277,8 +278,7 @@ class WSGIServer:
 
     def find_ready(self):
         """Wait until there are sockets that are ready, or whose time has come."""
-        wait = max(self.alarm - time.monotonic(), 0)
-        for key, _ in self.selector.select(wait if wait < FOREVER else None):
+        for key, _ in self.selector.select(min(self.alarm - time.monotonic(), LONGEST)):
             if self.tasks.get(key.fileobj, NOBODY)[1]:
                 self.ready.append(key.fileobj)
             else:  # nobody waits for its event now

@@ -30,6 +30,7 @@ SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer tha
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
+LONGEST = 1e6  # seconds; select() and poll() refuse much more
 
 
 class WSGIServer:
@@ -111,7 +112,7 @@ class WSGIServer:
     def find_ready(self):
         """Wait until there are sockets that are ready, or whose time has come; return them."""
         first = min(when for _, when in self.tasks.values())
-        ready = self.selector.select(max(first - time.monotonic(), 0) if first < FOREVER else None)
+        ready = self.selector.select(min(first - time.monotonic(), LONGEST))
         now = time.monotonic()
         due = [sock for sock, (_, when) in self.tasks.items() if when <= now]
         return {*due, *(key.fileobj for key, _ in ready)}

@@ -36,6 +36,7 @@ SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer tha
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 ACCEPT_PAUSE = 0.5  # seconds; when no descriptors are left, no client is accepted for so long
 FOREVER = math.inf  # seconds
+LONGEST = 1e6  # seconds; select() and poll() refuse much more
 TAKE_OVER = 0.001  # seconds; a call that is not back after them loses the loop
 SLOW = 0.0002  # seconds; after a call that took longer, the next one begins without the loop
 LOOKS = 10  # at the applications that run, in APP_TIMEOUT
@@ -179,7 +180,7 @@ class WSGIServer:
             lifeline = os.open(f'/dev/fd/{self.lifeline}', os.O_RDONLY | os.O_NONBLOCK)
             fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
-        while not select.select([self.lifeline], [], [], APP_TIMEOUT / LOOKS)[0]:
+        while not select.select([self.lifeline], [], [], min(APP_TIMEOUT / LOOKS, LONGEST))[0]:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
                 signal.raise_signal(signal.SIGALRM)
@@ -270,7 +271,7 @@ class WSGIServer:
     def find_ready(self):
         """Wait until there are sockets that are ready, or whose time has come; return them."""
         first = min(when for _, when in self.tasks.values())
-        ready = self.selector.select(max(first - time.monotonic(), 0) if first < FOREVER else None)
+        ready = self.selector.select(min(first - time.monotonic(), LONGEST))
         now = time.monotonic()
         due = [sock for sock, (_, when) in self.tasks.items() if when <= now]
         return {*due, *(key.fileobj for key, _ in ready)}
