@@ -188,6 +188,7 @@ class WSGIServer:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
                 signal.raise_signal(signal.SIGALRM)
+                os._exit(1)  # where the application has a handler of its own
             self.sign[0] = 1  # tells the supervisor that an application lets this thread run
         os._exit(0)  # the lifeline ends with the supervisor, even by SIGKILL
 

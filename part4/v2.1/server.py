@@ -101,6 +101,7 @@ class WSGIServer:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
                 signal.raise_signal(signal.SIGALRM)
+                os._exit(1)  # where the application has a handler of its own
             signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT)  # where an application lets no thread run
         os._exit(0)  # the lifeline ends with the supervisor, even by SIGKILL
 
