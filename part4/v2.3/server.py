@@ -375,9 +375,9 @@ class Connection:
     def __init__(self, server, client_fd, client_addr):
         self.server = server
         self.client_fd, self.client_addr = client_fd, client_addr
-        self.received, self.unsent = bytearray(), bytearray()
+        self.received, self.unsent = bytearray(), b''
         self.requests = parse_requests(self.received)
-        self.response, self.hung_up, self.is_idle = None, False, True
+        self.response, self.is_idle = None, True
 
     def handle_client(self):
         try:
@@ -398,7 +398,7 @@ class Connection:
 
     def handle_one_request(self):
         """Return whether another request may follow."""
-        self.response = Response(None, self.write)
+        self.response, self.unsent = Response(None, self.write), b''
         try:
             request = yield from self.read_request()
             self.response = Response(request, self.write)
@@ -452,7 +452,7 @@ class Connection:
             if not self.server.end_call(self):
                 yield HAND_OVER, 0
             self.server.app_is_slow = is_slow
-        if self.hung_up:  # and the application has gone on as if nothing had happened
+        if self.unsent:  # the application has gone on as if nothing had happened
             raise HangUp
         for data in blocks:
             yield from self.send(data)
@@ -479,33 +479,31 @@ class Connection:
     def write(self, data):
         """Send what the application has written, before it goes on (PEP 3333, Buffering and Streaming)."""
         self.server.leave_if_forked()
-        if self.hung_up:
+        if self.unsent:  # the client is gone or too slow
             raise HangUp
-        self.unsent += data
-        while self.unsent:
-            try:
-                del self.unsent[:self.client_fd.send(self.unsent)]
-            except BlockingIOError:
-                self.wait_for_client()
-            except OSError as error:
-                self.hung_up = True
-                raise HangUp from error
-        self.server.running[self] = self.server.looks
+        self.unsent = memoryview(data)  # whose slices are no copies
+        try:
+            while self.unsent:
+                try:
+                    self.unsent = self.unsent[self.client_fd.send(self.unsent):]
+                except BlockingIOError:
+                    self.wait_for_client()
+        except OSError as error:
+            raise HangUp from error
+        finally:
+            self.server.running[self] = self.server.looks
 
     def wait_for_client(self):
-        """Wait until the client takes some bytes."""
+        """Wait until the client takes some bytes; raises TimeoutError."""
         self.server.running.pop(self, None)  # it is not the application that may be slow now
         self.server.called.set()  # there is room for another thread now
         poll = select.poll()
         poll.register(self.client_fd, select.POLLOUT)
-        takes_some = poll.poll(SEND_TIMEOUT * 1000)
-        self.server.running[self] = self.server.looks
-        if not takes_some:
-            self.hung_up = True
-            raise HangUp
+        if not poll.poll(min(SEND_TIMEOUT, LONGEST) * 1000):
+            raise TimeoutError
 
     def send(self, data):
-        self.unsent += data
+        self.unsent = memoryview(data)
         while self.unsent:
             deadline = time.monotonic() + SEND_TIMEOUT
             try:
@@ -513,7 +511,7 @@ class Connection:
                     selectors.EVENT_WRITE, deadline, self.client_fd.send, self.unsent)
             except TimeoutError:
                 raise HangUp from None
-            del self.unsent[:size]
+            self.unsent = self.unsent[size:]
 
     def when_ready(self, event, deadline, call, argument):
         """Return what recv() or send() returns when the socket is ready; raises TimeoutError."""
