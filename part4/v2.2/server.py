@@ -85,25 +85,24 @@ class WSGIServer:
     def next_signal(self):
         """Wait for a signal, see to the workers, and return its number."""
         number = signal.sigwait(SIGNALS)
-        for pid, worker in list(self.workers.items()):
-            changed, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
-            if changed and (os.WIFSTOPPED(status) or os.WIFCONTINUED(status)):
-                worker.is_stopped = os.WIFSTOPPED(status)
-            elif changed:
-                self.forget_worker(pid, status)
-            elif number == signal.SIGALRM:
+        with contextlib.suppress(ChildProcessError):  # it has no child now
+            while (ended := os.waitpid(-1, os.WNOHANG)) != (0, 0):
+                self.forget_child(*ended)
+        if number == signal.SIGALRM:
+            for pid, worker in self.workers.items():
                 self.watch_worker(pid, worker)
         return number
 
-    def forget_worker(self, pid, status):
-        worker = self.workers.pop(pid)
+    def forget_child(self, pid, status):
+        worker = self.workers.pop(pid, None)
+        if not worker:
+            return  # the shell that has become this server by exec has forked it, or it is an orphan
         report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
-        if time.monotonic() - worker.began < RESTART_PAUSE:
-            self.pause_end = time.monotonic() + RESTART_PAUSE
+        self.pause_end = max(self.pause_end, worker.began + RESTART_PAUSE)
 
     def watch_worker(self, pid, worker):
         """End a worker that does not stop in time, or in which an application lets no thread run."""
-        worker.silence = 0 if worker.sign[0] or worker.is_stopped else worker.silence + TICK
+        worker.silence = 0 if worker.sign[0] else worker.silence + TICK
         worker.sign[0] = 0
         if worker.silence > APP_TIMEOUT + 2 or time.monotonic() > worker.end:
             os.kill(pid, signal.SIGKILL)
@@ -326,7 +325,6 @@ class Worker:
         self.began, self.end = time.monotonic(), FOREVER  # when it was forked, and when it is killed
         self.sign = mmap.mmap(-1, 1)  # memory that both share, in which the worker gives a sign of life
         self.silence = 0  # seconds for which it has given none
-        self.is_stopped = False  # by SIGSTOP: then it can give none
 
 
 class Connection:
