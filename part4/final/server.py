@@ -578,8 +578,9 @@ def load_application(path):
 
 
 def report(words):
-    with contextlib.suppress(OSError, ValueError):  # standard output may be full or closed
-        print(words, flush=True)
+    with contextlib.suppress(OSError, ValueError):  # standard output may be closed
+        if select.select([], [1], [], 0)[1]:  # or a pipe that nobody reads
+            print(words, flush=True)
 
 
 def hold_signals():
