@@ -104,7 +104,7 @@ class WSGIServer:
         worker = self.workers.pop(pid, None)
         if not worker:
             return  # the shell that has become this server by exec has forked it, or it is an orphan
-        if not self.has_started:
+        if not self.has_started and worker.end == FOREVER:
             sys.exit(1)  # the application cannot be loaded
         report(f'worker {pid} has ended: {os.waitstatus_to_exitcode(status)}')
         self.pause_end = max(self.pause_end, worker.began + RESTART_PAUSE)
@@ -138,7 +138,7 @@ class WSGIServer:
         for pid, worker in self.serving().items():
             worker.is_outdated = True
             if not worker.sign[1]:
-                os.kill(pid, signal.SIGKILL)  # it may hang while it loads the application
+                self.stop_worker(pid)  # it may hang while it loads the application
 
     def replace_worker(self):
         """Stop an outdated worker if there are enough others."""
