@@ -182,6 +182,8 @@ class WSGIServer:
         while not select.select([self.lifeline], [], [], min(APP_TIMEOUT / LOOKS, LONGEST))[0]:
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
+                for connection in list(self.connections):
+                    connection.break_off()
                 signal.raise_signal(signal.SIGALRM)
                 os._exit(1)  # where the application has a handler of its own
             self.sign[0] = 1  # tells the supervisor that an application lets this thread run
