@@ -66,7 +66,8 @@ class WSGIServer:
         self.workers = {}  # {pid: Worker}
         has_terminal = os.isatty(0)
         self.pause_end = 0
-        hold_signals()
+        signal.signal(signal.SIGCHLD, lambda *_: None)  # one that is ignored would not wait for sigwait()
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
         signal.setitimer(signal.ITIMER_REAL, TICK, TICK)  # SIGALRM comes twice a second
         try:
             number = None
@@ -314,10 +315,9 @@ class WSGIServer:
 
     def handle_sigterm(self, *_):
         """Have the loop stop this worker; called in the main thread."""
-        if not self.is_stopping:
-            self.is_stopping = True
-            self.handed_over.append((self.wake_up_socket, self.stop_clients()))
-            self.wake_up()
+        self.is_stopping = True
+        self.handed_over.append((self.wake_up_socket, self.stop_clients()))
+        self.wake_up()
 
     def stop_clients(self):
         """Accept no more clients, and finish what has begun."""
@@ -556,12 +556,6 @@ def report(words):
     with contextlib.suppress(OSError, ValueError):  # standard output may be closed
         if select.select([], [1], [], 0)[1]:  # or a pipe that nobody reads
             print(words, flush=True)
-
-
-def hold_signals():
-    """Have signals wait until they are asked for."""
-    signal.signal(signal.SIGCHLD, lambda *_: None)  # one that is ignored does not wait
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def let_signals_act():
