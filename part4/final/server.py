@@ -360,6 +360,7 @@ class WSGIServer:
 
     def accept_clients(self):
         while True:
+            yield selectors.EVENT_READ, 0 if self.is_stopping else FOREVER
             try:
                 client_fd, client_addr = self.listen_socket.accept()
             except ConnectionAbortedError:
@@ -367,8 +368,7 @@ class WSGIServer:
             except BlockingIOError:
                 if self.is_stopping:
                     return
-                yield selectors.EVENT_READ, FOREVER
-                continue
+                continue  # another worker has it
             except OSError as error:  # no descriptors are left
                 report(f'cannot accept a client: {error}')
                 yield None, time.monotonic() + ACCEPT_PAUSE
@@ -599,10 +599,7 @@ def main():
         pass  # where 0, 1 or 2 is closed, a client would get that number, and what is printed there
     os.close(fd)
     httpd = WSGIServer((HOST, PORT), sys.argv[1] if len(sys.argv) > 1 else '')
-    try:
-        httpd.serve_forever()
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is the way to end this server
+    httpd.serve_forever()
 
 
 if __name__ == '__main__':

@@ -572,10 +572,7 @@ def main():
         pass  # where 0, 1 or 2 is closed, a client would get that number, and what is printed there
     os.close(fd)
     httpd = WSGIServer((HOST, PORT), sys.argv[1] if len(sys.argv) > 1 else '')
-    try:
-        httpd.serve_forever()
-    except KeyboardInterrupt:
-        pass  # Ctrl-C is the way to end this server
+    httpd.serve_forever()
 
 
 if __name__ == '__main__':
