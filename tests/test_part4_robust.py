@@ -403,3 +403,22 @@ def test_a_server_that_is_process_1_leaves_no_zombies_of_its_application(stage):
 def test_a_time_limit_may_be_as_long_as_one_likes(serve, stage):
     server = serve(stage, 'misbehaves:app', IDLE_TIMEOUT='inf', SEND_TIMEOUT='1e9', APP_TIMEOUT='inf')
     assert get(server, '/swallow-errors').body.endswith(b'xthe end')
+
+
+@pytest.mark.parametrize('stage', TURNS)
+def test_another_thread_is_tried_when_the_system_had_none(serve, stage, tmp_path):
+    (tmp_path / 'sitecustomize.py').write_text(
+        'import _thread, pathlib\n'
+        'start, now = _thread.start_new_thread, pathlib.Path(__file__).with_name("now")\n'
+        'def start_unless_now(*arguments):\n'
+        '    if now.exists():\n'
+        '        now.unlink()\n'
+        '        raise RuntimeError\n'
+        '    return start(*arguments)\n'
+        '_thread.start_new_thread = start_unless_now\n')
+    server = serve(stage, 'wsgi_probes:app', WORKERS='1')
+    (tmp_path / 'now').touch()
+    with fifo(server), sending(server, request('GET', '/stuck')):
+        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        assert survives(server)
+        assert not (tmp_path / 'now').exists()

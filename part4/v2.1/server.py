@@ -112,13 +112,13 @@ class WSGIServer:
         self.turn = threading.Lock()
         self.selector = selectors.DefaultSelector()
         self.tasks = {}  # {socket: (generator, when its time has come)}
-        # the thread that holds the turn writes these, before it lets go of it; any thread may read them:
+        # the thread that holds the turn writes this, before it lets go of it; any thread may read it:
         self.calls = 0  # how many calls of the application have begun
-        self.app_is_slow = False  # whether one took long the last time
         # any thread may use these at any time, since each use is one step that no other thread can divide:
         self.called = threading.Event()  # the main thread waits for it
         self.running = {}  # {connection: number of the look after which its application began}
         self.looks = 0  # only end_with_supervisor() writes it
+        self.app_is_slow = False  # whether the last call that came back took long
         self.handed_over = collections.deque()  # sockets and their tasks
         self.wake_up_socket, self.woken_socket = socket.socketpair()
         self.wake_up_socket.setblocking(False)
@@ -143,16 +143,16 @@ class WSGIServer:
         if call == self.calls and len(self.running) < THREADS and self.turn.acquire(blocking=False):
             try:
                 threading.Thread(target=self.run_loop, daemon=True).start()
-            except RuntimeError:  # the system has no thread for us: the first one that returns goes on
+            except RuntimeError:  # the system has no thread for us now: the main thread tries again
                 self.turn.release()
+                self.called.set()
 
     def begin_call(self, connection):
         """Let go of the loop while the application runs."""
         self.calls = call = self.calls + 1
         self.running[connection] = self.looks
-        is_slow = self.app_is_slow
         self.turn.release()
-        if is_slow:
+        if self.app_is_slow:
             self.next_turn(call)
         elif not self.called.is_set():
             self.called.set()
@@ -318,10 +318,9 @@ class Connection:
         try:
             blocks = self.call_application(request)
         finally:
-            is_slow = time.monotonic() - began > SLOW
+            self.server.app_is_slow = time.monotonic() - began > SLOW
             if not self.server.end_call(self):
                 yield HAND_OVER, 0
-            self.server.app_is_slow = is_slow
         if self.unsent:  # the application has gone on as if nothing had happened
             raise HangUp
         for data in blocks:
