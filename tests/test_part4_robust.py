@@ -16,7 +16,7 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
 from laboratory.instruments.wsgi import CHUNKED, fifo, noted, survives
-from tests.helpers import GET, sending, wait_for_output, workers
+from tests.helpers import GET, altered, sending, wait_for_output, workers
 from tests.test_part4 import LINUX
 
 LAST = 'part4-final'
@@ -422,3 +422,21 @@ def test_another_thread_is_tried_when_the_system_had_none(serve, stage, tmp_path
         assert kernel.eventually(lambda: noted(server, 'waiting'))
         assert survives(server)
         assert not (tmp_path / 'now').exists()
+
+
+@pytest.mark.parametrize('stage', RELOADING)
+def test_a_new_worker_finishes_what_it_has_begun_though_another_reload_comes_at_once(serve, stage, tmp_path):
+    (pause := tmp_path / 'pause').touch()
+    late = rf'while self.has_started and os.path.exists({str(pause)!r}):\n{" " * 12}time.sleep(0.01)\n'
+    stage = altered(stage, tmp_path, (r'( +)self\.sign\[1\] = 1', rf'\1{late}\g<0>'))
+    server = serve(stage, 'wsgi_probes:app', WORKERS='1')
+    old = workers(server)
+    kernel.suspend(old)
+    os.kill(server.pid, signal.SIGHUP)
+    with sending(server, request('GET', '/stuck')) as client:
+        with fifo(server):
+            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            os.kill(server.pid, signal.SIGHUP)
+            server.let_rest()
+        assert read_reply(client, server).body == b'returned'
+    kernel.resume(old)
