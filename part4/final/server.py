@@ -557,7 +557,7 @@ class Connection:
         deadline = time.monotonic() + LINGER
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            yield None, time.monotonic() + PAUSE
+            yield None, (time.monotonic() // PAUSE + 2) * PAUSE  # many at once, or each costs a look at all
             self.is_likely = True
             while (yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)):
                 pass
