@@ -151,7 +151,7 @@ def test_a_hint_is_about_the_case():
 def test_a_leak_is_found_although_the_server_accepts_its_clients_late(tmp_path):
     mutant = altered(
         'part4-final', tmp_path,
-        (r'except HangUp:\n( +)(?=if self.unsent)', r'\g<0>os.dup(self.client_fd.fileno())\n\1'),
+        (r'except HangUp:\n( +)(?=self\.break_off)', r'\g<0>os.dup(self.client_fd.fileno())\n\1'),
         (r'try:\n( +)(?=client_fd, client_addr = )', r'\g<0>time.sleep(0.02)\n\1'))
     found = measure(BUGS['leaks'], partial(stage_server, mutant))
     assert found.case == 'hang_ups', found

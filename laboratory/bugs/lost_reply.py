@@ -59,9 +59,10 @@ CASES = {
         Accept no new client, finish what has begun, and then end. The supervisor tells its workers, and
         waits for them, but not for ever. A process that sleeps has to wake up when the signal comes.
 
-        In each worker, give SIGTERM a handler that does nothing, and signal.set_wakeup_fd() one end of a
-        non-blocking socket.socketpair(). When the other end has bytes, close the listening socket, and end
-        when no connection is left. In the finally of serve_forever(), send SIGTERM, not SIGKILL."""),
+        Keep a set of a worker's clients. Use signal.signal() to give its SIGTERM a handler that sets a
+        flag, and sends a byte into the socketpair that the loop selects. The loop then closes the listening
+        socket and idle clients, and calls os._exit(0) when the set is empty. In the finally of
+        serve_forever(), send SIGTERM, not SIGKILL."""),
     'called': Case(
         'breaks off applications when it is stopped',
         'curl -s -m 9 localhost:8888/wait & sleep 1; kill {pid}; wait', '',

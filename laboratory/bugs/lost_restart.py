@@ -39,9 +39,9 @@ CASES = {
         A client in the backlog belongs to the listening socket, not to a worker. So the supervisor keeps it
         open all the time. SIGHUP means: make new workers, and ask the old ones to finish and stop.
 
-        In serve_forever(), give signal.SIGHUP a handler that calls os.fork() for a new worker in place of
-        each old one, and then os.kill() for the old ones, with SIGTERM. Set it back to SIG_DFL in a worker.
-        The new workers accept() whoever waits."""),
+        In serve_forever(), let signal.sigwait() wait for SIGHUP as well, or give it a handler. Then call
+        os.fork() for a new worker in place of each old one, and os.kill() for the old ones, with SIGTERM.
+        In a worker, set SIGHUP back to SIG_DFL. The new workers accept() whoever waits."""),
     'unheeded': Case(
         'keeps its workers at SIGHUP', RESTARTS, '',
         'You see the same pids twice. At SIGHUP, wake up, replace the workers, keep the socket open.'),

@@ -84,8 +84,9 @@ CASES = {
         which ends the worker. The supervisor makes a new one.
 
         Before you call the application: signal.setitimer(signal.ITIMER_REAL, APP_TIMEOUT). SIGALRM then
-        ends the process. Set the timer to 0 while you send, because the client may be slow, and in a
-        finally. With threads, check a deadline in your loop. Read float(os.environ['APP_TIMEOUT'])."""),
+        ends the process. Set the timer to 0 while you send, as the client may be slow, and in a finally.
+        With threads, let one that never calls it look how long the others have been in their calls. Read
+        float(os.environ['APP_TIMEOUT'])."""),
     'next_client': Case(
         'serves nobody when its applications were ended',
         'for pid in {pids}; do curl -sS -m 40 localhost:8888/stuck & done; wait; '

@@ -37,23 +37,28 @@ CASES = {
         'lets an application that waits hold up the others',
         'for pid in {pids}; do (curl -s -m 9 localhost:8888/stuck &); sleep 0.2; done; '
         'curl -i -m 2 localhost:8888/process', 'timed out',
-        'You see curl time out: a worker whose application waits serves nobody. Call it in a thread.', """
+        'You see curl time out: a worker whose application waits serves nobody. Let another thread run the '
+        'loop meanwhile.', """
         Ask for pages whose applications wait:
         {see}
-        curl gives up. What does your loop do while an application runs, and when it returns?
+        curl gives up. In each worker, one thread is in the application. Which one is in the loop?
 
-        While the application runs, your loop does not. So something else in the worker has to run it, and
-        hand the response to the loop. That may be asleep, and has to be woken up.
+        Make a lock the turn: who holds it may use the loop. A thread lets go of it to call the application.
+        If the call still runs a moment later, another thread takes the turn. The first one comes back, and
+        takes it again. If it cannot, it hands its client over, wakes up the loop, and ends.
 
-        After the fork, start some threads (threading.Thread) that take requests from a queue.SimpleQueue
-        and call the application. What it returns goes into a buffer of the connection. Then send a byte
-        into a socket.socketpair(), whose other end is in your selector: select() returns."""),
+        In run_application(), call release() before the application, acquire(blocking=False) after it. If
+        that fails, yield: the client goes into a deque, a byte into a socket.socketpair() that the loop
+        selects. The main thread waits for the next call, then 1 ms. If it gets the lock, it starts a
+        threading.Thread for the loop."""),
     'no_reply': Case(
         'forgets the reply of an application that has waited', 'curl -i -m 9 localhost:8888/wait', '',
-        'You see curl time out: the application has returned, and nothing wakes you. Use a socketpair.'),
+        'You see curl time out: the application has returned, and nothing wakes up the loop. Send a byte '
+        'into a socketpair that it selects.'),
 }
 BUG = about(
     globals(), apps=wsgi.PROBES, scene=an_application_waits,
     witness='other clients get no answer while an application waits in each worker',
     predict='In each worker an application waits for something. Are other clients answered?',
-    why='while the application runs, the loop does not. So it runs in a thread, which wakes the loop up.')
+    why='a thread that waits in the application cannot run the loop. So it lets go of it, and another one '
+        'takes its turn.')
