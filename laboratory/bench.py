@@ -1,6 +1,6 @@
 """Measures how fast the stages of parts 3 and 4 are, and servers that many people use (Linux).
 
-    make bench              takes a quarter of an hour
+    make bench              takes twenty minutes
     make bench QUICK=1      a few of the servers, in a minute
 
     WORKERS=2       how many workers each server has, if it has workers
@@ -30,11 +30,11 @@ from laboratory.instruments.terminal import console, run
 
 ROUNDS, SECONDS = 3, 3  # how often a server is measured, and how long with each kind of load
 WARM_UP = 1  # seconds
-KINDS = [(kept, browser) for kept in (False, True) for browser in (False, True)]
 CONNECTS_AGAIN = 'closes each connection, so its clients connect again, as in the first table'
 TITLES = {False: 'New connections', True: 'Kept connections'}  # whether a connection is kept
-HEADS = ['requests, ×', 'CPU, µs', 'p99, ms']
-COLUMNS = ['server', *HEADS, *(f'{head}, browser' for head in HEADS), 'memory, MB']
+KINDS = [(kept, name) for kept in TITLES for name in load.LOADS]
+HEADS = ['rate, ×', 'CPU, µs', 'p99, ms']
+COLUMNS = ['server', *HEADS, *(f'{head}, browser' for head in HEADS), 'rate, ×, slow', 'memory, MB']
 SUPERSCRIPT = str.maketrans('0123456789', '⁰¹²³⁴⁵⁶⁷⁸⁹')
 STAGE, FOREIGN = '#3f8fd9', '#b8863b'  # colours of bars
 COLOURS = {servers.LIMIT: '#8b7fd6', servers.YOURS: '#c2708f'}
@@ -55,16 +55,18 @@ def chosen(everyone, quick, only):
 def measured(server, workers, seconds):
     """Start a Server, measure it with each kind of load for so many seconds, end it.
 
-    returns   {(kept, browser): Figures}: whether connections are kept, and requests have a browser's headers
+    returns   {(kept, name): Figures}: whether connections are kept, and the name of the load
     """
-    with server.start(workers) as server:
-        keeps, found = load.keeps_connections(server), {}
-        load.put_load(server, False, load.BROWSER, WARM_UP)
-        for kept, browser in KINDS:
+    with server.start(workers) as process:
+        keeps, found = load.keeps_connections(process), {}
+        load.put_load(process, False, 'browser', WARM_UP)
+        for kept, name in KINDS:
+            if name == load.SLOW and not server.runs_app:
+                continue
             if kept and not keeps:
-                found[kept, browser] = found[False, browser]._replace(remark=CONNECTS_AGAIN)
+                found[kept, name] = found[False, name]._replace(remark=CONNECTS_AGAIN)
             else:
-                found[kept, browser] = load.put_load(server, kept, load.BROWSER if browser else {}, seconds)
+                found[kept, name] = load.put_load(process, kept, name, seconds)
     return found
 
 
@@ -73,7 +75,7 @@ def medians(turns):
     def median(figures):
         *numbers, remarks = zip(*figures, strict=True)
         return load.Figures(*map(statistics.median, numbers), next(filter(None, remarks), ''))
-    return {kind: median([turn[kind] for turn in turns]) for kind in KINDS} if turns else {}
+    return {kind: median([turn[kind] for turn in turns]) for kind in turns[0]} if turns else {}
 
 
 def rounds(everyone, workers, number, seconds):
@@ -94,7 +96,7 @@ def rounds(everyone, workers, number, seconds):
                     sys.exit(f'{server.name} cannot be measured: it {reason(error)}')
             else:
                 found[server.name].append(figures)
-                new, kept = figures[False, False].rate, figures[True, False].rate
+                new, kept = figures[False, ''].rate, figures[True, ''].rate
                 line = f'{turn}/{number}  {server.name:<20}{new:>8.0f}/s new{kept:>8.0f}/s kept'
                 console.print(line, style='dim')
     return found, failed
@@ -110,6 +112,16 @@ def ratio(figures, name, kind):
     return figures[name][kind].rate / figures[servers.BASE][kind].rate
 
 
+def cells_of(figures, name, kind):
+    """What a table tells of a server under that load; for slow calls there is room for the rate alone."""
+    if kind in figures[name]:
+        of = figures[name][kind]
+        cells = [short(ratio(figures, name, kind)), f'{of.cpu:.0f}', short(of.p99)]
+    else:
+        cells = ['-'] * len(HEADS)
+    return cells[:1] if kind[1] == load.SLOW else cells
+
+
 def tables(figures, failed):
     """Both tables as [(title, rows)], with rows of texts, and what is to be said below them, as lines.
 
@@ -117,19 +129,20 @@ def tables(figures, failed):
     """
     found, remarks = [], []
     for kept, title in TITLES.items():
-        plain, browser = (figures[servers.BASE][kept, browser].rate for browser in (False, True))
-        title += f": 1.00 is {plain:.0f} requests/s, {browser:.0f} with a browser's headers ({servers.BASE})"
-        rows = []
+        kinds, rows = [kind for kind in KINDS if kind[0] == kept], []
+        plain, browser, slow = (figures[servers.BASE][kind].rate for kind in kinds)
+        title += (f": 1.00 is {plain:.0f} requests/s, {browser:.0f} with a browser's headers, "
+                  f'{slow:.0f} with slow calls ({servers.BASE})')
         for name, of in figures.items():
-            both = [(kept, browser) for browser in (False, True)] if of else []
-            said = dict.fromkeys(filter(None, [failed.get(name), *(of[kind].remark for kind in both)]))
+            those = [of[kind] for kind in kinds if kind in of]
+            said = dict.fromkeys(filter(None, [failed.get(name), *(each.remark for each in those)]))
             remarks += [remark for remark in said if remark not in remarks]
             marks = ' '.join(str(remarks.index(remark) + 1) for remark in said)
             cells = [f'{name} {marks.translate(SUPERSCRIPT)}'.strip()]
-            for kind in both:
-                cells += [short(ratio(figures, name, kind)), f'{of[kind].cpu:.0f}', short(of[kind].p99)]
-            memory = f'{max(of[kind].memory for kind in both) / 1e6:.0f}' if both else '-'
-            rows.append([*cells, *['-'] * (len(COLUMNS) - len(cells) - 1), memory])
+            for kind in kinds:
+                cells += cells_of(figures, name, kind)
+            memory = f'{max(each.memory for each in those) / 1e6:.0f}' if those else '-'
+            rows.append([*cells, memory])
         found.append((title, rows))
     return found, [f'{number}. {remark}' for number, remark in enumerate(remarks, 1)]
 
@@ -166,11 +179,11 @@ def page(figures, failed, about):
 
 
 def picture(figures):
-    """The chart of requests without a browser's headers, as SVG."""
+    """The chart of short requests, as SVG."""
     names, stages = [name for name in figures if figures[name]], [stage.name for stage in all_stages()]
     rows = [(name, STAGE if name in stages else COLOURS.get(name, FOREIGN)) for name in names]
     return chart(f'Requests a second, compared to {servers.BASE}', rows, {
-        title: [ratio(figures, name, (kept, False)) for name in names] for kept, title in TITLES.items()})
+        title: [ratio(figures, name, (kept, '')) for name in names] for kept, title in TITLES.items()})
 
 
 def main():

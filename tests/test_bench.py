@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
+from importlib import import_module
 
 import pexpect
 import pytest
@@ -217,22 +218,26 @@ def figures_of(rate, remark=''):
 
 
 FOUND = {'part4-v1.4': figures_of(30, 'lets some wait'), 'gunicorn sync': figures_of(20), 'waitress': {},
-         'C epoll': figures_of(400, 'lets some wait')}
+         'C epoll': {kind: figures for kind, figures in figures_of(400, 'lets some wait').items()
+                     if kind[1] != load.SLOW}}
 
 
 def test_the_tables_compare_the_servers_with_gunicorn():
     text = bench.page(FOUND, {'waitress': 'did not listen'}, 'Measured on a machine.')
-    assert text.count("connections: 1.00 is 20 requests/s, 20 with a browser's headers (gunicorn sync)") == 2
-    for row in ('| part4-v1.4 ¹ | 1.50 | 57 | 12 | 1.50 | 57 | 12 | 89 |', '| gunicorn sync | 1.00 |',
-                '| waitress ² | - | - | - | - | - | - | - |', '| C epoll ¹ | 20 |'):
+    assert text.count("connections: 1.00 is 20 requests/s, 20 with a browser's headers, 20 with slow "
+                      'calls (gunicorn sync)') == 2
+    for row in ('| part4-v1.4 ¹ | 1.50 | 57 | 12 | 1.50 | 57 | 12 | 1.50 | 89 |', '| gunicorn sync | 1.00 |',
+                '| waitress ² | - | - | - | - | - | - | - | - |',
+                '| C epoll ¹ | 20 | 57 | 12 | 20 | 57 | 12 | - | 89 |'):
         assert text.count(row) == 2
     assert text.endswith('\n\n1. lets some wait\n2. did not listen\n\nMeasured on a machine.\n')
 
 
 def test_the_tables_fit_on_a_terminal(capsys):
-    bench.show(FOUND, {'waitress': 'did not listen'}, 'Measured on a machine.')
+    bench.show({**FOUND, 'part4-v1.1-protocol': figures_of(30, 'lets some wait')},
+               {'waitress': 'did not listen'}, 'Measured on a machine.')
     shown = capsys.readouterr().out
-    assert re.search(r'^part4-v1\.4 ¹ +1\.50 +57 +12 +1\.50 +57 +12 +89$', shown, re.MULTILINE)
+    assert re.search(r'^part4-v1\.4 ¹ +1\.50 +57 +12 +1\.50 +57 +12 +1\.50 +89$', shown, re.MULTILINE)
     assert max(map(len, shown.splitlines())) <= 80
 
 
@@ -256,6 +261,20 @@ def test_every_stage_is_measured_or_it_is_said_why_not():
     names = [server.name for server in servers.stages()]
     assert names == [stage.name for stage in [*stages_of('part3'), *stages_of('part4')]]
     assert set(servers.UNMEASURED) <= set(names)
+
+
+def test_the_servers_that_run_an_application_of_ours_are_measured_with_slow_calls():
+    assert {server.name for server in servers.stages() if server.runs_app} == {
+        stage.name for stage in stages_of('part4')}
+
+
+def test_every_50th_call_is_slow(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / 'part2/apps')
+    application, slept = import_module('laboratory.instruments.apps.sometimes_slow'), []
+    monkeypatch.setattr(application.time, 'sleep', slept.append)
+    for path in ['/slow'] * 100 + ['/hello'] * 100:
+        assert application.app({'PATH_INFO': path}, lambda *_: None)
+    assert slept == [0.02, 0.02]
 
 
 def test_the_page_has_a_place_for_the_tables():

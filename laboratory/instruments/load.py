@@ -31,6 +31,8 @@ BROWSER = {  # what Chromium sends for a page
     'sec-ch-ua': '"Chromium";v="142", "Not_A Brand";v="99"', 'sec-ch-ua-mobile': '?0',
     'sec-ch-ua-platform': '"Linux"',
 }
+SLOW = 'slow'
+LOADS = {'': ('/hello', {}), 'browser': ('/hello', BROWSER), SLOW: ('/slow', {})}  # paths and headers
 MS = {'us': 0.001, 'ms': 1, 's': 1000, 'm': 60_000}  # wrk's units of time
 
 
@@ -64,13 +66,14 @@ def need_tools():
         sys.exit(f'make bench puts load on the servers with wrk and ab: apt install {" ".join(missing)}')
 
 
-def tool_words(kept, port, headers, seconds):
+def tool_words(kept, port, name, seconds):
     """The words of a tool: wrk for connections that are kept, ab for a new one for each request."""
     # -n, since -t alone ends after 50 000 requests; -r goes on after a reset; -e tells more than whole ms
     tool = (f'wrk -t1 -c{CLIENTS} -d{seconds}s --latency' if kept else
             f'ab -q -r -l -c{CLIENTS} -t{seconds} -n1000000 -s5 -e/dev/stdout')
+    path, headers = LOADS[name]
     options = [word for name, value in headers.items() for word in ('-H', f'{name}: {value}')]
-    return [*tool.split(), *options, f'http://127.0.0.1:{port}/hello']
+    return [*tool.split(), *options, f'http://127.0.0.1:{port}{path}']
 
 
 def number(pattern, printed):
@@ -127,15 +130,15 @@ def keeps_connections(server):
     return reply.complete and not closes(reply)
 
 
-def put_load(server, kept, headers, seconds):
+def put_load(server, kept, name, seconds):
     """Measure a ServerProcess for so many whole seconds; return its Figures. Raises LoadFailed.
 
     kept      whether each client keeps its connection; else it opens one for each request
-    headers   {name: value} that each request has
+    name      of LOADS
     """
     server.let_rest()
     before = kernel.cpu_time(server.family())
-    words = tool_words(kept, server.port, headers, seconds)
+    words = tool_words(kept, server.port, name, seconds)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
         with suppress(subprocess.TimeoutExpired):
             tool.communicate(timeout=seconds / 2)

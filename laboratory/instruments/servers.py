@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import environment
-from common.stages import ROOT, python_path, stages_of
-from laboratory.instruments.process import ServerProcess, free_port
+from common.stages import ROOT, stages_of
+from laboratory.instruments.process import ServerProcess, free_port, server_path
 
 VENV = ROOT / '.venv-bench'
 GRADED = 'tests/corpus/requirements.txt'  # has their versions
 LIMIT, YOURS = 'C epoll', 'your server'
-APPLICATION = 'wsgiapp:app'  # of part2/apps
+APPLICATION = 'sometimes_slow:app'  # see apps
 FOREIGN = {  # as their documentation starts them; they log no requests
     'gunicorn sync': 'gunicorn --workers {workers} --bind 127.0.0.1:{port} {app}',
     'gunicorn gthread': 'gunicorn --workers {workers} --threads 8 --bind 127.0.0.1:{port} {app}',
@@ -39,17 +39,21 @@ class Server(NamedTuple):
     name: str
     command: list  # of words; {port}, {workers} and {app} stand for what they name
 
+    @property
+    def runs_app(self):
+        return '{app}' in ' '.join(self.command)
+
     def start(self, workers):
         """A ServerProcess that runs it with so many workers, where it has workers."""
         values = {'port': str(free_port()), 'workers': str(workers), 'app': APPLICATION}
         words = [re.sub('{(port|workers|app)}', lambda name: values[name[1]], word) for word in self.command]
-        env = {'PORT': values['port'], 'WORKERS': values['workers'], 'PYTHONPATH': python_path('on')}
+        env = {'PORT': values['port'], 'WORKERS': values['workers'], 'PYTHONPATH': server_path('on')}
         return ServerProcess(words, env=env)
 
 
 def stages():
     """Those of parts 3 and 4."""
-    return [Server(stage.name, [sys.executable, stage.server, *stage.arguments])
+    return [Server(stage.name, [sys.executable, stage.server, *['{app}'] * bool(stage.arguments)])
             for part in ('part3', 'part4') for stage in stages_of(part)]
 
 
