@@ -60,9 +60,9 @@ CASES = {
         waits for them, but not for ever. A process that sleeps has to wake up when the signal comes.
 
         Keep a set of a worker's clients. Use signal.signal() to give its SIGTERM a handler that sets a
-        flag, and sends a byte into the socketpair that the loop selects. The loop then closes the listening
-        socket and idle clients, and calls os._exit(0) when the set is empty. In the finally of
-        serve_forever(), send SIGTERM, not SIGKILL."""),
+        flag, and sends a byte into a socketpair of your selector. The loop then closes the listening socket
+        and idle clients, and calls os._exit(0) when the set is empty. In the finally of serve_forever(),
+        send SIGTERM, not SIGKILL."""),
     'called': Case(
         'breaks off applications when it is stopped',
         'curl -s -m 9 localhost:8888/wait & sleep 1; kill {pid}; wait', '',

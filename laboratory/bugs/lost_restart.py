@@ -31,7 +31,7 @@ CASES = {
     'ends': Case(
         'ends at SIGHUP, instead of restarting', RESTARTS, 'nothing listens',
         'You see "nothing listens", or the second line is without the first pid: SIGHUP has ended your '
-        'supervisor. Let its handler replace the workers, and keep the socket in whose backlog they are.', """
+        'supervisor. Let it replace the workers instead, and keep the socket in whose backlog they are.', """
         Send SIGHUP to your server, and see what becomes of its processes and clients:
         {see}
         The first pid, the supervisor, should stay. The others should be new, and curl be served.

@@ -48,13 +48,13 @@ CASES = {
         takes it again. If it cannot, it hands its client over, wakes up the loop, and ends.
 
         In run_application(), call release() before the application, acquire(blocking=False) after it. If
-        that fails, yield: the client goes into a deque, a byte into a socket.socketpair() that the loop
-        selects. The main thread waits for the next call, then 1 ms. If it gets the lock, it starts a
+        that fails, yield: the client goes into a deque, a byte into a socket.socketpair() of your selector.
+        The main thread waits for the next call, then 1 ms. If it gets the lock, it starts a
         threading.Thread for the loop."""),
     'no_reply': Case(
         'forgets the reply of an application that has waited', 'curl -i -m 9 localhost:8888/wait', '',
         'You see curl time out: the application has returned, and nothing wakes up the loop. Send a byte '
-        'into a socketpair that it selects.'),
+        'into a socketpair of your selector.'),
 }
 BUG = about(
     globals(), apps=wsgi.PROBES, scene=an_application_waits,
