@@ -138,6 +138,15 @@ def test_a_process_that_is_killed_closes_what_it_held():
         '20: killed by SIGKILL', '20: … closes 4, the last copy: FIN']
 
 
+def test_a_signal_can_be_waited_for():
+    assert told(START, f'10 {FORK} = 20',
+                '10 rt_sigtimedwait([TERM CHLD ALRM], {si_signo=SIGALRM, si_code=SI_KERNEL}, NULL, 8) = 14',
+                '10 rt_sigtimedwait([TERM CHLD ALRM],  <unfinished ...>',
+                '10 <... rt_sigtimedwait resumed>{si_signo=SIGCHLD, si_code=CLD_KILLED, si_pid=20, si_uid=0, '
+                'si_status=SIGKILL, si_utime=0, si_stime=0}, NULL, 8) = 17 (SIGCHLD)') == [
+        '10: fork → child 20', '20: killed by SIGKILL', '10: SIGCHLD: child 20 was killed by SIGKILL']
+
+
 def test_shutdown_sends_fin_and_the_last_close_no_other():
     assert told(START, ACCEPTED, '10 shutdown(4, SHUT_WR) = 0', '10 close(4) = 0')[2:] == [
         '10: shutdown(4): FIN', '10: close(4) the last copy']

@@ -16,13 +16,13 @@ from laboratory.instruments.process import ServerProcess
 CALLS = (  # those with a ? are not on every machine
     'bind listen accept accept4 ?fork ?vfork clone ?clone3 execve close shutdown ?dup ?dup2 dup3 fcntl '
     'read readv recvfrom recvmsg write writev sendto sendmsg sendfile '
-    '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigreturn').split()
+    '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigtimedwait rt_sigreturn').split()
 STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
 LINE = re.compile(r'\s*(\d+)\s+(.*\S)')  # the pid, and what it did
 CALL = re.compile(r'(\w+)\(((-?\w*).*)\) += *(\S*)(.*)')
 Call = namedtuple('Call', 'pid name args first result error')  # first of args; '' as result of no return
 RIGHTS = re.compile(r'SCM_RIGHTS, cmsg_data=\[([\d, ]+)\]')
-SIGCHLD = re.compile(r'--- SIGCHLD .*si_code=(CLD_\w+), si_pid=(\d+).* si_status=(\w+)')
+SIGCHLD = re.compile(r'si_signo=SIGCHLD, si_code=(CLD_\w+), si_pid=(\d+).* si_status=(\w+)')
 FORKS = 'fork', 'vfork', 'clone', 'clone3'
 TOLD = {**dict.fromkeys(['read', 'readv', 'recvfrom', 'recvmsg'], 'recv'),  # what they are called here
         **dict.fromkeys(['write', 'writev', 'sendto', 'sendmsg', 'sendfile'], 'send')}
@@ -142,13 +142,15 @@ class Timeline:
         """A signal, or the end of a process or thread."""
         if pid not in self.tables:
             return
-        if match := SIGCHLD.match(text):
-            code, child, signal = match[1], int(match[2]), match[3]
-            if code in ('CLD_KILLED', 'CLD_DUMPED'):
-                self.on_kill(child, signal)
-            self.say(pid, code, child=child, by=signal)
+        if match := SIGCHLD.search(text):
+            self.on_sigchld(pid, *match.groups())
         elif match := re.match(r'\+\+\+ (?:exited|killed by (\w+))', text):
             self.on_death(pid, match[1])
+
+    def on_sigchld(self, pid, code, child, signal):
+        if code in ('CLD_KILLED', 'CLD_DUMPED'):
+            self.on_kill(int(child), signal)
+        self.say(pid, code, child=int(child), by=signal)
 
     def on_kill(self, child, signal):
         """End a child that a signal has killed; strace does not say so of a child with threads."""
@@ -202,6 +204,8 @@ class Timeline:
         elif name == 'execve' and fine:
             self.tables[pid] = {}
             self.say(pid, 'exec', program=call.args.partition(',')[0])
+        elif name == 'rt_sigtimedwait' and (match := SIGCHLD.search(call.args)):  # Python's sigwait()
+            self.on_sigchld(pid, *match.groups())
         elif name == 'wait4':
             self.on_wait(pid, call)
         elif name in WAIT and fine and result != '0':
