@@ -93,6 +93,11 @@ def test_a_call_that_has_not_returned_at_the_end_waits(call, waits):
     assert told(START, ACCEPTED, '10 recvfrom(9,  <unfinished ...>')[2:] == []
 
 
+@pytest.mark.parametrize('call', ['ioctl(3, FIONBIO, [1])', 'fcntl(3, F_SETFL, O_RDWR|O_NONBLOCK)'])
+def test_an_accept_that_does_not_block_never_waits(call):
+    assert told(START, f'10 {call} = 0', ACCEPTED) == ['10: accept4 → a client, descriptor 4']
+
+
 def test_what_happens_many_times_in_a_row_is_one_line():
     rows = Timeline((START + 99 * f'{NOBODY}\n').splitlines(), 8888).screen().columns[0]._cells
     assert [str(cell) for cell in rows] == ['accept4 → nobody is waiting: EAGAIN (99 times)']

@@ -14,7 +14,7 @@ from laboratory.instruments.events import Event
 from laboratory.instruments.process import ServerProcess
 
 CALLS = (  # those with a ? are not on every machine
-    'bind listen accept accept4 ?fork ?vfork clone ?clone3 execve close shutdown ?dup ?dup2 dup3 fcntl '
+    'bind listen accept accept4 ?fork ?vfork clone ?clone3 execve close shutdown ?dup ?dup2 dup3 fcntl ioctl '
     'read readv recvfrom recvmsg write writev sendto sendmsg sendfile '
     '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigtimedwait rt_sigreturn').split()
 STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
@@ -97,6 +97,8 @@ class Timeline:
                            if call.name == name and call.result == '0' and words in call.args}
                           for name, words in (('bind', f'htons({port})'), ('listen', ''))]
         self.listens = listens & bound or listens
+        self.is_nonblocking = any((self.process(call.pid), call.first) in self.listens
+                                  for call in calls if re.search(r'FIONBIO, \[1\]|O_NONBLOCK', call.args))
         families = [[*self.ancestors(pid)] for pid, _ in self.listens]
         return next((pid for pid in (families or [[]])[0] if all(pid in family for family in families)), None)
 
@@ -173,7 +175,7 @@ class Timeline:
         return not any(client in held for held in [self.passed, *map(dict.values, self.tables.values())])
 
     def on_begin(self, pid, call, table):
-        polled = pid in self.ready or 'EAGAIN' in call.error
+        polled = self.is_nonblocking or pid in self.ready or 'EAGAIN' in call.error
         if call.name.startswith('accept') and not polled and 'AF_UNIX' not in call.args:
             _, who = self.interrupted.pop(pid, (None, None))
             self.say(pid, 'again' if who else 'accept waits', call=call.name, who=who)
