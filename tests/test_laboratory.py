@@ -242,6 +242,11 @@ def test_the_trace_of_v1_2_shows_eintr_and_that_python_retries(tool):
     ('idle-clients', 'part4-v1.4', {'bytes of request': 0}),
     ('idle-clients', 'part4-v2.0', {'bytes of request': 1}),
     ('waiting-application', 'part4-v2.0', {'bytes of reply': 2}),
+    ('dead-worker', 'part4-v2.2', {'SIGCHLD: child': 1, 'wait4 → reaped': 1, 'fork → child': 2}),
+    ('lost-reply', 'part4-v2.1', {'SIGCHLD: child': 1, 'bytes of reply': 0}),
+    ('lost-reply', 'part4-v2.2', {'SIGCHLD: child': 1, 'bytes of reply': 1}),
+    ('lost-restart', 'part4-v2.2', {'killed by SIGHUP': 1, 'bytes of reply': 0}),
+    ('lost-restart', 'part4-v2.3', {'SIGCHLD: child': 1, 'fork → child': 2, 'bytes of reply': 1}),
 ])
 def test_a_scene_is_traced(scene, stage, times, tool):
     tool('strace')

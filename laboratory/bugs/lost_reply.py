@@ -46,6 +46,19 @@ def experiment(server, step):
     return wsgi.all_that_is_wrong(wrong, right)
 
 
+def it_is_stopped(server):
+    """SIGTERM comes while an application waits; then the application returns."""
+    client = connected(server)
+    with wsgi.fifo(server):
+        client.sendall(asking('GET', '/stuck'))
+        server.let_rest()
+        kernel.send(server.pid, signal.SIGTERM)
+        server.let_rest()
+    rest_of(client, process.A_WHILE)
+    client.close()
+    server.wait_until(server.has_ended)
+
+
 CASES = {
     'cut_off': Case(
         'breaks off replies when it is stopped',
@@ -80,7 +93,7 @@ CASES = {
         'shutdown(socket.SHUT_WR), and close() when recv() has returned nothing.'),
 }
 BUG = about(
-    globals(), apps=wsgi.PROBES, when_ended=asked_to_end,
+    globals(), apps=wsgi.PROBES, when_ended=asked_to_end, scene=it_is_stopped,
     witness='a client that reads its reply gets ',
     predict='Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
     why='a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.')

@@ -2,7 +2,7 @@
 import signal
 
 from laboratory.instruments import kernel, process, views, workers, wsgi
-from laboratory.instruments.client import GET, rest_of
+from laboratory.instruments.client import GET, one_request, rest_of
 from laboratory.instruments.experiment import Case, about, bug, its_own_end, passed
 
 
@@ -24,6 +24,15 @@ def experiment(server, step):
     if not new:
         return workers.not_replaced(top, seen)
     return passed(seen) if answered == len(clients) else bug('lost', seen)
+
+
+def it_restarts(server):
+    """SIGHUP, and then one request."""
+    server.let_rest()
+    old = kernel.children(server.pid)
+    kernel.send(server.pid, signal.SIGHUP)
+    workers.wait_for_new_workers(server, old)
+    one_request(server)
 
 
 RESTARTS = 'echo {pids}; kill -HUP {pid}; sleep 2; echo {pids}; curl -i -m 2 localhost:8888/process'
@@ -53,6 +62,7 @@ CASES = {
         'You see 000 instead of 200: the clients were in the backlog of a socket that you have closed.'),
 }
 BUG = about(
-    globals(), apps=wsgi.PROBES, when_ended=its_own_end, witness='SIGHUP ends its supervisor; ',
+    globals(), apps=wsgi.PROBES, when_ended=its_own_end, scene=it_restarts,
+    witness='SIGHUP ends its supervisor; ',
     predict='Five clients wait in the backlog when the server restarts. Are they answered?',
     why='the clients are in the backlog of the listening socket. It outlives the workers, and so do they.')

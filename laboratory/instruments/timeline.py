@@ -17,7 +17,7 @@ CALLS = (  # those with a ? are not on every machine
     'bind listen accept accept4 ?fork ?vfork clone ?clone3 execve close shutdown ?dup ?dup2 dup3 fcntl ioctl '
     'read readv recvfrom recvmsg write writev sendto sendmsg sendfile '
     '?select pselect6 ?poll ppoll ?epoll_wait epoll_pwait wait4 rt_sigtimedwait rt_sigreturn').split()
-STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD']
+STRACE = ['strace', '-f', '-q', '-e', f'trace={",".join(CALLS)}', '-e', 'signal=SIGCHLD,SIGHUP,SIGTERM']
 LINE = re.compile(r'\s*(\d+)\s+(.*\S)')  # the pid, and what it did
 CALL = re.compile(r'(\w+)\(((-?\w*).*)\) += *(\S*)(.*)')
 Call = namedtuple('Call', 'pid name args first result error')  # first of args; '' as result of no return

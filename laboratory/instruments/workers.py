@@ -129,6 +129,7 @@ def so_long(server):
 
 
 def wait_for_new_workers(server, workers):
-    """Wait until there are other workers, and all is at rest; for a trace."""
-    kernel.eventually(lambda: kernel.children(server.pid) - workers, server.patience)
+    """Wait until there are other workers, or no supervisor, and all is at rest; for a trace."""
+    kernel.eventually(lambda: kernel.children(server.pid) - workers or not kernel.alive(server.pid),
+                      server.patience)
     server.let_rest()
