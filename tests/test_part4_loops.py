@@ -13,7 +13,7 @@ import pytest
 from common.stages import ROOT, find_stage
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
-from laboratory.instruments.process import ServerFailed, ServerProcess, server_path
+from laboratory.instruments.process import ServerProcess, server_path
 from laboratory.instruments.wsgi import fifo, noted, survives
 from tests.helpers import GET, ends, sending, wait_for_output, workers
 from tests.test_part4 import STAGES, SUPERVISED
@@ -222,12 +222,6 @@ def test_a_signal_to_a_new_worker_is_none_to_its_supervisor(reloading, stage, tm
     (tmp_path / 'pause').unlink()
     wait_for_output(server, f'worker {new} has ended: -15')
     assert get(server, '/').body == b'one'
-
-
-@pytest.mark.parametrize('stage', STOPPING)
-def test_a_server_whose_application_cannot_be_loaded_does_not_start(serve, stage):
-    with pytest.raises(ServerFailed, match='No module named .nosuch.'):
-        serve(stage, 'imports_nosuch:app')
 
 
 @pytest.mark.parametrize('stage', STOPPING)

@@ -178,7 +178,7 @@ def test_a_server_whose_standard_streams_are_closed_sends_no_client_what_it_prin
             assert read_reply(client, server).data == b''
 
 
-@pytest.mark.parametrize('stage', TURNS)
+@pytest.mark.parametrize('stage', STOPPING)
 def test_the_time_in_which_a_server_was_stopped_is_not_that_of_its_application(serve, stage):
     server = serve(stage, 'wsgi_probes:app', WORKERS='1', APP_TIMEOUT='2')
     with connect(server) as client:
@@ -285,11 +285,14 @@ def test_a_server_that_is_ended_while_it_starts_leaves_no_process(stage, signum,
 
 
 @pytest.mark.parametrize('stage', RELOADING)
-def test_a_server_does_not_start_whose_application_ends_it_with_success(stage, tmp_path):
-    (tmp_path / 'own.py').write_text('import sys\nsys.exit(0)\n')
+@pytest.mark.parametrize('line', ['import nosuch', 'raise SystemExit(0)'])
+def test_a_server_does_not_start_whose_application_cannot_be_loaded(stage, line, tmp_path):
+    (tmp_path / 'own.py').write_text(f'{line}\n')
     env = {**os.environ, 'PYTHONPATH': str(tmp_path), 'PORT': '0'}
     command = [sys.executable, find_stage(stage).server, 'own:app']
-    assert subprocess.run(command, cwd=ROOT, env=env, timeout=kernel.LIMIT).returncode == 1
+    ended = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=kernel.LIMIT)
+    assert (ended.returncode, ended.stdout) == (1, '')
+    assert ("No module named 'nosuch'" in ended.stderr) == ('nosuch' in line)
 
 
 @pytest.mark.parametrize('stage', LOOPS)

@@ -18,7 +18,7 @@ from tests.test_house import imports
 OWN = [pytest.param(stage.name, marks=pytest.mark.skip(reason=f'{stage.folder} is a folder of your own'))
        for stage in all_stages() if is_own(stage.folder)]
 STAGES = [stage.name for stage in all_stages() if not is_own(stage.folder)]
-MOST_LINES = {'part1': 65, 'part2-v1.0': 120, 'part2': 370, 'part3': 65, 'part4': 605}
+MOST_LINES = {'part1': 65, 'part2-v1.0': 120, 'part2': 370, 'part3': 65, 'part4': 610}
 MOST_OF_PROTOCOL = 400
 CLASSES = 'WSGIServer', 'Connection', 'Response'  # whose methods are looked at one by one
 PREPARES = ['part4-v1.1-protocol']  # moves code into another file
@@ -47,7 +47,7 @@ part4-v1.4 109 __init__ handle_client handle_one_request read_request send Reque
 check_transfer_coding take_chunks start_response framed response_head finish_response
 part4-v2.0 161 __init__ serve_clients run_loop find_ready start_task run_task leave_if_forked accept_clients \
 handle_client break_off handle_one_request read_request run_application send when_ready finish_connection
-part4-v2.1 174 fork_worker end_with_supervisor serve_clients watch_calls next_turn begin_call end_call \
+part4-v2.1 175 fork_worker end_with_supervisor serve_clients watch_calls next_turn begin_call end_call \
 run_loop run_task take_handed_over wake_up __init__ handle_client break_off handle_one_request failure \
 run_application call_application write wait_for_client send
 part4-v2.2 157 serve_forever next_signal forget_child watch_worker fork_workers fork_worker stop_worker \

@@ -40,7 +40,6 @@ PAUSE = 0.01  # seconds; most clients have closed after them, and to ask the sel
 FOREVER = math.inf  # seconds
 LONGEST = 1e6  # seconds; select() and poll() refuse much more
 TAKE_OVER = 0.001  # seconds; a call that is not back after them loses the loop
-SLOW = 0.0002  # seconds; after a call that took longer, the next one begins without the loop
 LOOKS = 10  # at the applications that run, in APP_TIMEOUT
 NOBODY = None, None, FOREVER  # where a socket has no task
 HAND_OVER = object()  # the event of a task that waits for the thread that has the loop now
@@ -184,15 +183,16 @@ class WSGIServer:
             lifeline = os.open(f'/dev/fd/{self.lifeline}', os.O_RDONLY | os.O_NONBLOCK)
             fcntl.fcntl(lifeline, fcntl.F_SETOWN, os.getpid())
             fcntl.fcntl(lifeline, fcntl.F_SETFL, os.O_ASYNC)
-        while not select.select([self.lifeline], [], [], min(APP_TIMEOUT / LOOKS, LONGEST))[0]:
+        while True:
+            self.sign[0] = 1  # tells the supervisor that an application lets this thread run
+            if select.select([self.lifeline], [], [], min(APP_TIMEOUT / LOOKS, LONGEST))[0]:
+                os._exit(0)  # the lifeline ends with the supervisor, even by SIGKILL
             self.looks += 1
             if self.looks - min(list(self.running.values()), default=self.looks) > LOOKS:
                 for connection in list(self.connections):
                     connection.break_off()
                 signal.raise_signal(signal.SIGALRM)
                 os._exit(1)  # where the application has a handler of its own
-            self.sign[0] = 1  # tells the supervisor that an application lets this thread run
-        os._exit(0)  # the lifeline ends with the supervisor, even by SIGKILL
 
     def serve_clients(self):
         """Be a worker: one thread has the loop, others are in the application, the main thread watches."""
@@ -239,12 +239,11 @@ class WSGIServer:
             self.next_turn(call)
 
     def next_turn(self, call):
-        """Have a new thread run the loop, if that is free because of this call."""
-        if call == self.calls and len(self.running) < THREADS and self.turn.acquire(blocking=False):
+        """Start a thread that takes the loop, if that is free because of this call."""
+        if call == self.calls and len(self.running) < THREADS and not self.turn.locked():
             try:
                 _thread.start_new_thread(self.run_loop, ())
             except RuntimeError:  # the system has no thread for us now: the main thread tries again
-                self.turn.release()
                 self.called.set()
 
     def begin_call(self, connection):
@@ -265,6 +264,8 @@ class WSGIServer:
 
     def run_loop(self):
         """Run each task when its socket is ready or its time has come, until another thread has the loop."""
+        if not self.turn.acquire(blocking=False):
+            return  # the application came back, or another thread was faster
         try:
             while self.connections or self.listen_socket in self.tasks:
                 if not self.ready:
@@ -469,7 +470,7 @@ class Connection:
         try:
             blocks = self.call_application(request)
         finally:
-            self.server.app_is_slow = time.monotonic() - began > SLOW
+            self.server.app_is_slow = time.monotonic() - began > TAKE_OVER
             if not self.server.end_call(self):
                 yield HAND_OVER, 0
         if self.unsent:  # the application has gone on as if nothing had happened
