@@ -59,7 +59,7 @@ def test_a_child_that_runs_before_its_parent_goes_on_loses_nothing(call):
 def test_a_thread_shares_the_descriptors_of_its_process():
     text, lines = by(20)
     assert told(START, ACCEPTED, f'10 {THREAD} = 20', text, '20 +++ exited with 0 +++')[2:] == [
-        '10: clone → thread 20', *lines]
+        '10: clone → thread 20', *lines[:-1], '20: close(4): FIN']
 
 
 def test_several_workers_wait_for_clients():

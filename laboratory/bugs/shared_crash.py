@@ -19,14 +19,15 @@ def experiment(server, step):
     step(f'{CLIENTS} clients are silent; the last one has {what} {crashing}', views.processes)
     crash(crashing, server)
     is_answered = ask(other, server)
-    step(f'That {what} has crashed, and the first client has sent its request', views.processes)
+    step(f'SIGSEGV has hit the process of that {what}, and the first client has sent its request',
+         views.processes)
     if is_answered:
         return passed(f'another client is answered when the {what} of one has crashed')
     return bug('all_end', f'when the {what} of one client crashes, another client is lost as well')
 
 
 def crash(pid, server):
-    """Crash a child or a thread as a bug in C would, once it waits for the request."""
+    """Send the signal of a bug in C to a child or the process of a thread, once it waits for the request."""
     server.let_rest()
     kernel.send(pid, signal.SIGSEGV)
     server.let_rest()
@@ -45,12 +46,13 @@ CASES = {
     'all_end': Case(
         'loses all clients when one thread crashes',
         'sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; '
-        'kill -SEGV $(ps -L -o lwp= -p {pid} | tail -1); sleep 1; curl -m 2 localhost:8888/hello',
+        'kill -SEGV $(pgrep -n -P {pid} || echo {pid}); sleep 1; curl -m 2 localhost:8888/hello',
         r'curl: \(7\)',
         'You see that nobody listens any more: your threads are one process, and crash together.', """
-        Let the thread of a silent client crash, as a bug in a library in C would:
+        A bug in a library in C makes the kernel send SIGSEGV. Send it to what serves a silent client: that is
+        the newest child, or the server's own process where there is no child:
         {see}
-        You sent SIGSEGV to one thread. Which of the others are left?
+        Only the silent client was to be lost. Is the other one answered?
 
         The kernel ends a process as a whole, with all its threads. What serves a client and may crash has
         to be a process of its own, and the first process only accepts clients.

@@ -21,6 +21,7 @@ KINDS = {  # words, where {child} is a pid, and a line, where {me} and {child} a
     'shutdown': ('shutdown({fd}): FIN', '{me}->>client: FIN, by shutdown({fd})'),
     'close': ('close({fd}) {what}', 'Note over {me}: close({fd}) {what}'),
     'close FIN': ('close({fd}) {what}: FIN', '{me}->>client: FIN, as close({fd}) closes {what}'),
+    'thread close FIN': ('close({fd}): FIN', '{me}->>client: FIN, as close({fd}) ends the connection'),
     'exit': ('exit', 'Note over {me}: exit'),
     'killed': ('killed by {by}', 'Note over {me}: killed by {by}'),
     'exit close': ('… closes {fd}, the last copy', 'Note over {me}: the kernel closes {fd}'),

@@ -258,8 +258,10 @@ class Timeline:
         if name == 'close':
             del table[first]
             last, whose = self.is_last(client), 'parent' if self.process(pid) == self.server else 'child'
-            self.say(pid, 'close FIN' if last and client not in self.ended else 'close',
-                     fd=first, what='the last copy' if last else f"the {whose}'s copy")
+            kind = 'close FIN' if last and client not in self.ended else 'close'
+            if kind == 'close FIN' and self.process(pid) != pid:  # threads have no copies
+                kind = 'thread close FIN'
+            self.say(pid, kind, fd=first, what='the last copy' if last else f"the {whose}'s copy")
         elif name == 'shutdown' and not call.args.endswith('SHUT_RD') and call.result == '0':
             self.ended.add(client)
             self.say(pid, 'shutdown', fd=first)
