@@ -149,7 +149,7 @@ def test_a_signal_can_be_waited_for():
                 '10 rt_sigtimedwait([TERM CHLD ALRM],  <unfinished ...>',
                 '10 <... rt_sigtimedwait resumed>{si_signo=SIGCHLD, si_code=CLD_KILLED, si_pid=20, si_uid=0, '
                 'si_status=SIGKILL, si_utime=0, si_stime=0}, NULL, 8) = 17 (SIGCHLD)') == [
-        '10: fork → child 20', '20: killed by SIGKILL', '10: SIGCHLD: child 20 was killed by SIGKILL']
+        '10: fork → child 20', '20: killed by SIGKILL', '10: SIGCHLD: child 20 died of SIGKILL']
 
 
 def test_shutdown_sends_fin_and_the_last_close_no_other():

@@ -28,8 +28,8 @@ KINDS = {  # words, where {child} is a pid, and a line, where {me} and {child} a
     'exit FIN': ('… closes {fd}, the last copy: FIN', '{me}->>client: FIN, as the kernel closes {fd}'),
     # what SIGCHLD tells of a child, see sigaction(2):
     'CLD_EXITED': ('SIGCHLD: child {child} has exited', '{child}->>{me}: SIGCHLD'),
-    'CLD_KILLED': ('SIGCHLD: child {child} was killed by {by}', '{child}->>{me}: SIGCHLD: killed by {by}'),
-    'CLD_DUMPED': ('SIGCHLD: child {child} was killed by {by}', '{child}->>{me}: SIGCHLD: killed by {by}'),
+    'CLD_KILLED': ('SIGCHLD: child {child} died of {by}', '{child}->>{me}: SIGCHLD: killed by {by}'),
+    'CLD_DUMPED': ('SIGCHLD: child {child} died of {by}', '{child}->>{me}: SIGCHLD: killed by {by}'),
     'CLD_STOPPED': ('SIGCHLD: child {child} was stopped', '{child}->>{me}: SIGCHLD: stopped'),
     'CLD_CONTINUED': ('SIGCHLD: child {child} goes on', '{child}->>{me}: SIGCHLD: goes on'),
     'reaped': ('wait4 → reaped {child}', 'Note over {me}: reaps the {child}'),
