@@ -133,6 +133,15 @@ def test_a_stage_has_a_page_with_all_its_sections(stage):
     assert text.count('<summary>Answer to the prediction</summary>') == 1
 
 
+@pytest.mark.parametrize('stage', STAGES, ids=lambda stage: stage.name)
+def test_the_code_on_a_page_is_that_of_its_stage(stage):
+    text = readmes.page_of(stage).read_text()
+    code = [(ROOT / stage.folder / name).read_text() for name in stage.files] + CONSOLE.findall(text)
+    shown = re.findall(r'^```python\n(.*?)^```$', text, re.MULTILINE | re.DOTALL)
+    lines = [line.strip() for line in ''.join(shown).splitlines()]
+    assert [line for line in lines if not any(line in part for part in code)] == []
+
+
 @pytest.mark.parametrize('page', TYPED)
 def test_a_console_is_typed_in_one_terminal_which_the_paragraph_above_names(page):
     above = re.findall(r'\n\n((?:.+\n)+)\n```console', PAGES[page])
