@@ -1,1 +1,1 @@
-"""The commands that need .venv: they import experiments, instruments and common, never each other."""
+"""The commands that need .venv: they import bugs, instruments and common, never each other."""

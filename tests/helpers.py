@@ -10,6 +10,7 @@ import tempfile
 
 import pexpect
 import psutil
+import pytest
 
 from common.stages import ROOT, Stage, find_stage
 from laboratory.bugs import known_stages
@@ -19,7 +20,6 @@ from laboratory.instruments.client import connect, request
 PYTHON = shlex.quote(sys.executable)
 ON_PATH = {'PYTHON': 'python3', 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
 GET = request('GET', '/')
-CHUNKED = 'Transfer-Encoding: chunked'
 
 
 def sending(server, data):
@@ -53,6 +53,11 @@ def names(part):
 def ends(stages):
     """The first and the last of the stages that have a property: see STEPS in test_stages.py."""
     return [stages[0], stages[-1]]
+
+
+LINUX = pytest.mark.skipif(not kernel.LINUX, reason='asks what only Linux tells or does')
+PREFORK, SUPERVISED, LIMITED, KEEPING, LOOPS, TURNS, STOPPING, RELOADING = (  # properties of part 4
+    ends(names('part4')[number:]) for number in range(2, 10))
 
 
 def protocols():

@@ -18,13 +18,13 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, connect, fetch, get, read_reply, readable, request, reset_after
 from laboratory.instruments.experiment import measure
 from laboratory.instruments.process import ServerProcess, server_path, stage_server
+from laboratory.instruments.wsgi import CHUNKED, LENGTH
 from tests.apps.misbehaves import BROKEN
-from tests.helpers import CHUNKED, GET, ends, names, protocols, sending, wait_for_output
+from tests.helpers import GET, ends, names, protocols, sending, wait_for_output
 
 STAGES, PROTOCOLS = names('part2'), list(protocols())
 READING, SENDING, LASTING, REFUSING = (ends(STAGES[number:]) for number in (1, 2, 3, 4))
 HELLO = b'Hello world from a simple WSGI application!\n'
-LENGTH = 'Content-Length: '
 TLS = bytes.fromhex('16030100c4010000c00303') + bytes(range(185))  # 10 is also supported_groups, RFC 8446
 
 
@@ -314,3 +314,9 @@ def test_an_application_is_found_in_the_current_folder(tmp_path):
     command = shlex.join([sys.executable, str(ROOT / 'part2/v1.0/server.py'), 'mine:app'])
     with ServerProcess(['sh', '-c', f'cd {shlex.quote(str(tmp_path))}; exec {command}']) as server:
         assert get(server, '/').body == HELLO
+
+
+def test_the_last_stage_is_one_server_though_its_application_forks(serve):
+    server = serve('part2-final', 'misbehaves:app')
+    assert get(server, '/fork').status == 200
+    assert kernel.eventually(lambda: len(server.processes()) == 1, server.patience)

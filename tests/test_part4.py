@@ -19,14 +19,26 @@ from common.stages import find_stage
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerProcess, server_path
-from laboratory.instruments.wsgi import fifo, survives
-from tests.helpers import CHUNKED, GET, PROTOCOLS, ends, names, sending, wait_for_output, workers
+from laboratory.instruments.wsgi import CHUNKED, fifo, survives
+from tests.helpers import (
+    GET,
+    KEEPING,
+    LIMITED,
+    LINUX,
+    PREFORK,
+    PROTOCOLS,
+    RELOADING,
+    SUPERVISED,
+    ends,
+    names,
+    sending,
+    wait_for_output,
+    workers,
+)
 
 STAGES = names('part4')
 LAST = STAGES[-1]
-PREFORK, SUPERVISED, LIMITED, KEEPING, RELOADING = (ends(STAGES[number:]) for number in (2, 3, 4, 5, 9))
 BLOCKING = ends(STAGES[3:6])
-LINUX = pytest.mark.skipif(not hasattr(resource, 'prlimit'), reason='limits another process, on Linux')
 
 
 @pytest.mark.parametrize('stage', PREFORK)

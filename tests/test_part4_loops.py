@@ -15,16 +15,26 @@ from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, asking, connect, get, read_next, read_reply, readable, request
 from laboratory.instruments.process import ServerProcess, server_path
 from laboratory.instruments.wsgi import fifo, noted, survives
-from tests.helpers import GET, ends, sending, wait_for_output, workers
-from tests.test_part4 import STAGES, SUPERVISED
+from tests.helpers import (
+    GET,
+    LOOPS,
+    RELOADING,
+    STOPPING,
+    SUPERVISED,
+    TURNS,
+    names,
+    sending,
+    wait_for_output,
+    workers,
+)
 
-LOOPS, THREADED, STOPPING, RELOADING = (ends(STAGES[number:]) for number in (6, 7, 8, 9))
+STAGES = names('part4')
 
 
-@pytest.mark.parametrize('stage', [STAGES[0], LOOPS[0], *THREADED])
+@pytest.mark.parametrize('stage', [STAGES[0], LOOPS[0], *TURNS])
 def test_multithread_says_whether_an_application_shares_its_process(shared, stage):
     shown = get(shared(stage, 'wsgi_probes:app'), '/').body.decode()
-    assert f'"wsgi.multithread": {"true" if stage in THREADED else "false"}' in shown
+    assert f'"wsgi.multithread": {"true" if stage in TURNS else "false"}' in shown
 
 
 @pytest.mark.parametrize('stage', LOOPS)
@@ -69,7 +79,7 @@ def test_a_client_that_reads_an_endless_response_leaves_the_loop_to_others(serve
             reading.join()
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 def test_requests_wait_while_all_threads_are_busy_and_then_pipelined_ones_too_are_served(serve, stage):
     server = serve(stage, 'wsgi_probes:app', WORKERS='1', THREADS='2')
     with contextlib.ExitStack() as stack:
@@ -87,7 +97,7 @@ def test_requests_wait_while_all_threads_are_busy_and_then_pipelined_ones_too_ar
         assert [read_reply(client, server).status for client in waiting] == [200] * 5
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 def test_a_request_whose_end_and_deadline_come_together_runs_one_application(serve, stage):
     server = serve(stage, 'misbehaves:app', WORKERS='1', REQUEST_TIMEOUT='1')
     (worker,) = workers(server)
@@ -106,7 +116,7 @@ def test_a_request_whose_end_and_deadline_come_together_runs_one_application(ser
     assert workers(server) == {worker}
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 @pytest.mark.parametrize(('leaves', 'seconds'), [(False, '1'), (True, '60')], ids=['stays', 'leaves'])
 def test_an_endless_response_that_is_not_read_costs_no_thread(serve, stage, leaves, seconds):
     server = serve(stage, 'misbehaves:app', WORKERS='1', THREADS='1', SEND_TIMEOUT=seconds)
@@ -125,7 +135,7 @@ def test_an_endless_response_that_is_not_read_costs_no_thread(serve, stage, leav
         assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads)
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 @pytest.mark.parametrize('path', ['/yield-and-wait', '/write-and-wait'])
 def test_a_block_goes_out_to_its_end_while_the_application_waits(serve, stage, path):
     server = serve(stage, 'misbehaves:app')
@@ -137,7 +147,7 @@ def test_a_block_goes_out_to_its_end_while_the_application_waits(serve, stage, p
             size += len(data)
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 def test_a_response_is_whole_and_one_though_close_fails_or_the_application_forks(shared, stage):
     server = shared(stage, 'misbehaves:app')
     for path in '/fail-to-close', '/fail-to-close-a-stream':
@@ -147,7 +157,7 @@ def test_a_response_is_whole_and_one_though_close_fails_or_the_application_forks
         assert (reply.status, reply.body, reply.data.count(b'HTTP/1.1 ')) == (200, b'x', 1), path
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 def test_two_generators_that_wait_for_a_moment_wait_at_the_same_time(serve, stage):
     def be_client(_):
         with connect(server) as client:
@@ -160,7 +170,7 @@ def test_two_generators_that_wait_for_a_moment_wait_at_the_same_time(serve, stag
         assert b'2' in sum(pool.map(list, map(be_client, range(2))), [])
 
 
-@pytest.mark.parametrize('stage', THREADED)
+@pytest.mark.parametrize('stage', TURNS)
 def test_an_application_that_goes_on_without_its_client_is_ended(serve, stage):
     server = serve(stage, 'misbehaves:app', WORKERS='1', APP_TIMEOUT='0.4', SEND_TIMEOUT='0.2')
     (worker,) = workers(server)

@@ -4,7 +4,8 @@ import sys
 import pytest
 
 from laboratory.instruments.client import FIN, OPEN, RST, Reading, asking, fetch, request
-from tests.helpers import CHUNKED, GET, PROTOCOLS, ends, names
+from laboratory.instruments.wsgi import CHUNKED
+from tests.helpers import GET, PROTOCOLS, ends, names
 
 CHUNKING = list(PROTOCOLS)[1:]
 REFUSING = [*ends(names('part2')[4:]), 'part4-v1.0']
@@ -140,7 +141,6 @@ def test_part_2_answers_every_request_as_the_rfcs_say(shared, stage):
     assert (extra == []) == (stage != 'part2-v1.4')
 
 
-
 def served(protocol, app, data=GET):
     """The Reply of an application to a request; its end is what a server would make of the connection."""
     read, sent = next(protocol.parse_requests(bytearray(data))), []
@@ -251,5 +251,5 @@ def test_an_application_can_complain_though_standard_error_is_closed(version, mo
     read = next(protocol.parse_requests(bytearray(GET)))
     given = (read, address, address, True)
     if version == 'part4-final':
-        given = protocol.base_environ(address, True), read, address
+        given = protocol.base_environ(address), read, address
     protocol.get_environ(*given)['wsgi.errors'].write('a complaint')

@@ -53,7 +53,7 @@ run_application call_application write wait_for_client send
 part4-v2.2 157 serve_forever next_signal forget_child watch_worker fork_workers fork_worker stop_worker \
 end_with_supervisor serve_clients run_loop handle_sigterm stop_clients accept_clients Worker __init__ \
 handle_client break_off read_request call_application when_ready report let_signals_act
-part4-v2.3 57 __init__ serve_forever forget_child fork_workers serving reload replace_worker fork_worker \
+part4-v2.3 55 __init__ serve_forever forget_child fork_workers staying reload replace_worker fork_worker \
 serve_clients Worker main
 part4-final 190 __init__ serve_clients next_turn run_loop find_ready start_task run_task stop_clients \
 run_application call_application when_ready finish_connection Request take_request \

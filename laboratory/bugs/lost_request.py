@@ -105,9 +105,9 @@ CASES = {
         An old worker may stop only when the new one serves, and its own applications have returned. A
         client whose connection you keep may be sending its next request just now: give it a moment.
 
-        Let the new worker os.kill() the old one with SIGTERM, just before its own loop begins. When an old
-        one stops, it sends Connection: close with its last replies, gives idle connections half a second,
-        and uses shutdown(socket.SHUT_WR) before close()."""),
+        Let a new worker tell the supervisor just before its own loop begins, which then sends SIGTERM to an
+        old one. When that stops, it sends Connection: close with its last replies, gives idle connections
+        half a second, and uses shutdown(socket.SHUT_WR) before close()."""),
     'lost': Case(
         'loses requests when it reloads', RELOADS_ONCE, '',
         'You see a line with 000: requests were lost. Start new workers, then let the old ones finish.'),

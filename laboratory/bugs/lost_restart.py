@@ -50,7 +50,7 @@ CASES = {
 
         In serve_forever(), let signal.sigwait() wait for SIGHUP as well, or give it a handler. Then call
         os.fork() for a new worker in place of each old one, and os.kill() for the old ones, with SIGTERM.
-        In a worker, set SIGHUP back to SIG_DFL. The new workers accept() whoever waits."""),
+        In a worker, SIGHUP gets a handler that does nothing. The new workers accept() whoever waits."""),
     'unheeded': Case(
         'keeps its workers at SIGHUP', RESTARTS, '',
         'You see the same pids twice. At SIGHUP, wake up, replace the workers, keep the socket open.'),

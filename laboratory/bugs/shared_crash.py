@@ -2,10 +2,18 @@
 import signal
 
 from laboratory.instruments import children, kernel, views
-from laboratory.instruments import experiment as experiments
 from laboratory.instruments.children import connect_to_its_own
 from laboratory.instruments.client import ask
-from laboratory.instruments.experiment import NO_CHILD, NOT_TESTED, Case, Result, about, bug, passed
+from laboratory.instruments.experiment import (
+    NO_CHILD,
+    NOT_TESTED,
+    Case,
+    Result,
+    about,
+    bug,
+    its_own_end,
+    passed,
+)
 
 CLIENTS = 3  # that are silent
 
@@ -33,7 +41,7 @@ def crash(pid, server):
     server.let_rest()
 
 
-def scene(server):
+def one_of_two_crashes(server):
     """What serves the second of two silent clients crashes, and the first one sends a request."""
     (other, _), (_, crashing) = [connect_to_its_own(server) for _ in range(2)]
     if crashing:
@@ -61,7 +69,7 @@ CASES = {
         handle the client, close its socket, and end with os._exit(0)."""),
 }
 BUG = about(
-    globals(), scene=scene, when_ended=experiments.its_own_end,
+    globals(), scene=one_of_two_crashes, when_ended=its_own_end,
     witness='when the thread of one client crashes, another client is lost as well',
     predict='Two clients are connected. What serves one of them crashes. Is the other one answered?',
     why='threads share a process: its memory, and its end. A child crashes alone.')

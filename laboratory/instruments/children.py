@@ -17,22 +17,18 @@ def number_of_clients(server):
     return min(CHILDREN, max(4, int(12 / (server.pace or 0.1))))
 
 
-def connect_to_child(server):
+def connect_to_child(server, ids=lambda server: set(server.family())):
     """Open a connection that says nothing; return it and the child that serves it (or None)."""
-    before = set(server.family())
+    before = ids(server)
     client = connected(server)
-    server.wait_until(lambda: set(server.family()) - before)
-    return client, next(iter(set(server.family()) - before), None)
+    server.wait_until(lambda: ids(server) - before)
+    return client, next(iter(ids(server) - before), None)
 
 
 def connect_to_its_own(server):
     """The same, and it may be a thread that serves it (seen on Linux alone)."""
-    def ids():
-        return {*server.family(), *(thread for pid in server.listened for thread in kernel.threads(pid))}
-    before = ids()
-    client = connected(server)
-    server.wait_until(lambda: ids() - before)
-    return client, next(iter(ids() - before), None)
+    return connect_to_child(server, lambda server: {
+        *server.family(), *(thread for pid in server.listened for thread in kernel.threads(pid))})
 
 
 def answers(server):

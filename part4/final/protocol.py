@@ -232,12 +232,12 @@ def take_chunks(buffer):
     return bytes(body)
 
 
-def base_environ(server_addr, multithread):
+def base_environ(server_addr):
     """Return what the environ of every request has in common."""
     return {
         'wsgi.version': (1, 0),
         'wsgi.url_scheme': 'http',
-        'wsgi.multithread': multithread,
+        'wsgi.multithread': True,
         'wsgi.multiprocess': True,
         'wsgi.run_once': False,
         'SCRIPT_NAME': '',
@@ -339,7 +339,7 @@ class Response:
             else:
                 self.keep_alive = False  # it ends where the connection ends
         ours = [
-            ('Date', http_date(int(time.time()), False, True)),
+            ('Date', http_date(int(time.time()), usegmt=True)),
             ('Server', 'WSGIServer 0.2'),
             ('Connection', 'keep-alive' if self.keep_alive else 'close'),  # RFC 9112, section 9.6
             *framing,

@@ -60,12 +60,12 @@ class WSGIServer:
         self.listen_socket.listen(self.request_queue_size)
         self.listen_socket.setblocking(False)
         self.server_addr = self.listen_socket.getsockname()
-        self.environ = base_environ(self.server_addr, multithread=True)
+        self.environ = base_environ(self.server_addr)
 
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""
         self.lifeline, self.supervisor_end = os.pipe()
-        self.pid, self.has_started = os.getpid(), False
+        self.supervisor, self.has_started = os.getpid(), False
         self.workers = {}  # {pid: Worker}
         has_terminal = os.isatty(0)
         self.pause_end = 0
@@ -124,29 +124,29 @@ class WSGIServer:
 
     def fork_workers(self):
         """Fork the workers that are missing, and one more where some are outdated."""
-        wanted = WORKERS + any(worker.is_outdated for worker in self.serving().values())
+        wanted = WORKERS + any(worker.is_outdated for worker in self.staying().values())
         if not self.has_started:
             wanted = 1  # which shows whether the application can be loaded
         try:
-            while len(self.serving()) < wanted and time.monotonic() >= self.pause_end:
+            while len(self.staying()) < wanted and time.monotonic() >= self.pause_end:
                 self.fork_worker()
         except OSError as error:  # there are too many processes, or too little memory
             report(f'cannot fork a worker: {error}')
 
-    def serving(self):
+    def staying(self):
         """Return those workers that have not been asked to stop."""
         return {pid: worker for pid, worker in self.workers.items() if worker.end == FOREVER}
 
     def reload(self):
         """Have all workers replaced."""
-        for pid, worker in self.serving().items():
+        for pid, worker in self.staying().items():
             worker.is_outdated = True
             if not worker.sign[1]:
                 self.stop_worker(pid)  # it may hang while it loads the application
 
     def replace_worker(self):
-        """Stop an outdated worker if there are enough others."""
-        ready = {pid: worker for pid, worker in self.serving().items() if worker.sign[1]}
+        """Stop an outdated worker if there are enough others; report when the first one serves."""
+        ready = {pid: worker for pid, worker in self.staying().items() if worker.sign[1]}
         outdated = [pid for pid, worker in ready.items() if worker.is_outdated]
         if outdated and len(ready) > WORKERS:
             self.stop_worker(outdated[0])
@@ -226,7 +226,7 @@ class WSGIServer:
         self.start_task(self.woken_socket, self.take_handed_over())
         self.next_turn(self.calls)
         self.sign[1] = 1
-        os.kill(self.pid, signal.SIGCHLD)  # has the supervisor look at once
+        os.kill(self.supervisor, signal.SIGCHLD)  # has the supervisor look at once
         self.watch_calls()
 
     def watch_calls(self):
@@ -298,7 +298,10 @@ class WSGIServer:
         self.ready.append(sock)
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when."""
+        """Run a task up to its next yield, which tells for what event it waits, and until when.
+
+        Returns whether this thread still has the loop.
+        """
         task, _, _ = self.tasks.pop(sock, NOBODY)
         if not task:
             return True  # it has ended, or another thread runs it
@@ -306,7 +309,7 @@ class WSGIServer:
         if event is HAND_OVER:
             self.handed_over.append((sock, task))
             self.wake_up()
-            return False  # this thread has the loop no more
+            return False
         if when is None:  # the task has ended
             if self.registered.pop(sock, None):
                 self.selector.unregister(sock)
@@ -336,7 +339,7 @@ class WSGIServer:
     def handle_sigterm(self, *_):
         """Have the loop stop this worker; called in the main thread."""
         self.is_stopping = True
-        self.handed_over.append((self.wake_up_socket, self.stop_clients()))
+        self.handed_over.append((self.wake_up_socket, self.stop_clients()))  # a socket that has no task
         self.wake_up()
 
     def stop_clients(self):
@@ -558,7 +561,7 @@ class Connection:
         deadline = time.monotonic() + LINGER
         with contextlib.suppress(OSError):
             self.client_fd.shutdown(socket.SHUT_WR)
-            yield None, (time.monotonic() // PAUSE + 2) * PAUSE  # many at once, or each costs a look at all
+            yield None, (time.monotonic() // PAUSE + 2) * PAUSE  # many come back at once
             self.is_likely = True
             while (yield from self.when_ready(selectors.EVENT_READ, deadline, self.client_fd.recv, 65536)):
                 pass

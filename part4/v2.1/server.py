@@ -190,7 +190,10 @@ class WSGIServer:
         self.tasks[sock] = task, 0
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when."""
+        """Run a task up to its next yield, which tells for what event it waits, and until when.
+
+        Returns whether this thread still has the loop.
+        """
         task, _ = self.tasks.pop(sock)
         if sock in self.selector.get_map():
             self.selector.unregister(sock)
@@ -198,7 +201,7 @@ class WSGIServer:
         if event is HAND_OVER:
             self.handed_over.append((sock, task))
             self.wake_up()
-            return False  # this thread has the loop no more
+            return False
         if when is None:  # the task has ended
             sock.close()
             return True

@@ -175,9 +175,9 @@ class WSGIServer:
         self.wake_up_socket, self.woken_socket = socket.socketpair()
         self.wake_up_socket.setblocking(False)
         self.woken_socket.setblocking(False)
+        threading.Thread(target=self.end_with_supervisor, daemon=True).start()
         signal.signal(signal.SIGTERM, self.handle_sigterm)
         os.register_at_fork(after_in_child=let_signals_act)  # a child of the application is no worker
-        threading.Thread(target=self.end_with_supervisor, daemon=True).start()
         self.start_task(self.listen_socket, self.accept_clients())
         self.start_task(self.woken_socket, self.take_handed_over())
         self.next_turn(self.calls)
@@ -245,7 +245,10 @@ class WSGIServer:
         self.tasks[sock] = task, 0
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when."""
+        """Run a task up to its next yield, which tells for what event it waits, and until when.
+
+        Returns whether this thread still has the loop.
+        """
         task, _ = self.tasks.pop(sock)
         if sock in self.selector.get_map():
             self.selector.unregister(sock)
@@ -253,7 +256,7 @@ class WSGIServer:
         if event is HAND_OVER:
             self.handed_over.append((sock, task))
             self.wake_up()
-            return False  # this thread has the loop no more
+            return False
         if when is None:  # the task has ended
             sock.close()
             return True
@@ -278,7 +281,7 @@ class WSGIServer:
     def handle_sigterm(self, *_):
         """Have the loop stop this worker; called in the main thread."""
         self.is_stopping = True
-        self.handed_over.append((self.wake_up_socket, self.stop_clients()))
+        self.handed_over.append((self.wake_up_socket, self.stop_clients()))  # a socket that has no task
         self.wake_up()
 
     def stop_clients(self):

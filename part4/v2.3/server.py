@@ -61,7 +61,7 @@ class WSGIServer:
     def serve_forever(self):
         """Be the supervisor: keep WORKERS workers running, until Ctrl-C or SIGTERM; SIGHUP replaces them."""
         self.lifeline, self.supervisor_end = os.pipe()
-        self.pid, self.has_started = os.getpid(), False
+        self.supervisor, self.has_started = os.getpid(), False
         self.workers = {}  # {pid: Worker}
         has_terminal = os.isatty(0)
         self.pause_end = 0
@@ -120,29 +120,29 @@ class WSGIServer:
 
     def fork_workers(self):
         """Fork the workers that are missing, and one more where some are outdated."""
-        wanted = WORKERS + any(worker.is_outdated for worker in self.serving().values())
+        wanted = WORKERS + any(worker.is_outdated for worker in self.staying().values())
         if not self.has_started:
             wanted = 1  # which shows whether the application can be loaded
         try:
-            while len(self.serving()) < wanted and time.monotonic() >= self.pause_end:
+            while len(self.staying()) < wanted and time.monotonic() >= self.pause_end:
                 self.fork_worker()
         except OSError as error:  # there are too many processes, or too little memory
             report(f'cannot fork a worker: {error}')
 
-    def serving(self):
+    def staying(self):
         """Return those workers that have not been asked to stop."""
         return {pid: worker for pid, worker in self.workers.items() if worker.end == FOREVER}
 
     def reload(self):
         """Have all workers replaced."""
-        for pid, worker in self.serving().items():
+        for pid, worker in self.staying().items():
             worker.is_outdated = True
             if not worker.sign[1]:
                 self.stop_worker(pid)  # it may hang while it loads the application
 
     def replace_worker(self):
-        """Stop an outdated worker if there are enough others."""
-        ready = {pid: worker for pid, worker in self.serving().items() if worker.sign[1]}
+        """Stop an outdated worker if there are enough others; report when the first one serves."""
+        ready = {pid: worker for pid, worker in self.staying().items() if worker.sign[1]}
         outdated = [pid for pid, worker in ready.items() if worker.is_outdated]
         if outdated and len(ready) > WORKERS:
             self.stop_worker(outdated[0])
@@ -219,7 +219,7 @@ class WSGIServer:
         self.start_task(self.woken_socket, self.take_handed_over())
         self.next_turn(self.calls)
         self.sign[1] = 1
-        os.kill(self.pid, signal.SIGCHLD)  # has the supervisor look at once
+        os.kill(self.supervisor, signal.SIGCHLD)  # has the supervisor look at once
         self.watch_calls()
 
     def watch_calls(self):
@@ -284,7 +284,10 @@ class WSGIServer:
         self.tasks[sock] = task, 0
 
     def run_task(self, sock):
-        """Run a task up to its next yield, which tells for what event it waits, and until when."""
+        """Run a task up to its next yield, which tells for what event it waits, and until when.
+
+        Returns whether this thread still has the loop.
+        """
         task, _ = self.tasks.pop(sock)
         if sock in self.selector.get_map():
             self.selector.unregister(sock)
@@ -292,7 +295,7 @@ class WSGIServer:
         if event is HAND_OVER:
             self.handed_over.append((sock, task))
             self.wake_up()
-            return False  # this thread has the loop no more
+            return False
         if when is None:  # the task has ended
             sock.close()
             return True
@@ -317,7 +320,7 @@ class WSGIServer:
     def handle_sigterm(self, *_):
         """Have the loop stop this worker; called in the main thread."""
         self.is_stopping = True
-        self.handed_over.append((self.wake_up_socket, self.stop_clients()))
+        self.handed_over.append((self.wake_up_socket, self.stop_clients()))  # a socket that has no task
         self.wake_up()
 
     def stop_clients(self):
