@@ -74,8 +74,8 @@ CASES = {
 
         Keep a set of a worker's clients. Use signal.signal() to give its SIGTERM a handler that sets a
         flag, and sends a byte into a socketpair of your selector. The loop then closes the listening socket
-        and soon those who are idle, and calls os._exit(0) when the set is empty. serve_forever() sends
-        SIGTERM to the workers and waits for them."""),
+        and soon those who are idle, and calls os._exit(0) when the set is empty. serve_forever() passes
+        SIGTERM on, and waits."""),
     'called': Case(
         'breaks off applications when it is stopped',
         'curl -s -m 9 localhost:8888/wait & sleep 1; kill {pid}; wait', '',

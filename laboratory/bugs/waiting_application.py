@@ -49,8 +49,8 @@ CASES = {
 
         In run_application(), call release() before the application, acquire(blocking=False) after it. If
         that fails, yield: the client goes into a deque, a byte into a socket.socketpair() of your selector.
-        The main thread waits for a call, then 1 ms. Is it the last one still, and the lock free? It starts
-        a threading.Thread that takes the lock."""),
+        The main thread waits for a call, then 1 ms. If the lock is free, it starts a threading.Thread,
+        which takes it."""),
     'no_reply': Case(
         'forgets the reply of an application that has waited', 'curl -i -m 9 localhost:8888/wait', '',
         'You see curl time out: the application has returned, and nothing wakes up the loop. Send a byte '
