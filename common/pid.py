@@ -42,9 +42,9 @@ def sockets_on(port):
 def listening(among=None):
     """{socket: port} of all sockets that listen; at least of those among the given ones, which is quicker."""
     found = {}
-    for path in filter(os.path.exists, ['/proc/net/tcp', '/proc/net/tcp6']):
-        if among is not None and among <= found.keys():
-            break
+    for path in 2 * ['/proc/net/tcp', '/proc/net/tcp6']:  # again: it is read in pieces, and may miss one
+        if not os.path.exists(path) or among is not None and among <= found.keys():
+            continue
         with open(path) as file:
             for _, local, _, state, *rest in map(str.split, islice(file, 1, None)):
                 if state != '0A':  # TCP_LISTEN; these come first, and the others can be thousands

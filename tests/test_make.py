@@ -118,6 +118,13 @@ def test_the_supervisor_is_the_first_of_the_pids_that_listen(serve):
     assert (first, set(others)) == (server.pid, kernel.children(server.pid))
 
 
+def test_a_socket_that_one_look_misses_is_found(monkeypatch):
+    looks = iter([os.devnull])  # which has nothing, as if the socket had been missed
+    monkeypatch.setattr(pid, 'open', lambda path: open(next(looks, path)), raising=False)
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        assert pid.sockets_on(listener.getsockname()[1])
+
+
 def test_without_proc_lsof_finds_the_pids(monkeypatch, tmp_path):
     (tmp_path / 'lsof').write_text('#!/bin/sh\n[ "$2$3" != -iTCP:81-sTCP:LISTEN ] || printf "12\\n7\\n"')
     (tmp_path / 'lsof').chmod(0o755)

@@ -417,13 +417,16 @@ def test_a_time_limit_may_be_as_long_as_one_likes(serve, stage):
 def test_another_thread_is_tried_when_the_system_had_none(serve, stage, tmp_path):
     (tmp_path / 'sitecustomize.py').write_text(
         'import _thread, pathlib\n'
-        'start, now = _thread.start_new_thread, pathlib.Path(__file__).with_name("now")\n'
-        'def start_unless_now(*arguments):\n'
-        '    if now.exists():\n'
-        '        now.unlink()\n'
-        '        raise RuntimeError\n'
-        '    return start(*arguments)\n'
-        '_thread.start_new_thread = start_unless_now\n')
+        'now = pathlib.Path(__file__).with_name("now")\n'
+        'def unless_now(start):\n'
+        '    def start_unless_now(*arguments, **others):\n'
+        '        if now.exists():\n'
+        '            now.unlink()\n'
+        '            raise RuntimeError\n'
+        '        return start(*arguments, **others)\n'
+        '    return start_unless_now\n'
+        'for name in {"start_new_thread", "start_joinable_thread"} & {*dir(_thread)}:\n'  # 3.13 has both
+        '    setattr(_thread, name, unless_now(getattr(_thread, name)))\n')
     server = serve(stage, 'wsgi_probes:app', WORKERS='1')
     (tmp_path / 'now').touch()
     with fifo(server), sending(server, request('GET', '/stuck')):
