@@ -255,8 +255,9 @@ def test_a_kept_client_may_send_one_more_request_while_its_server_stops(with_tim
         assert kernel.eventually(lambda: noted(server, 'waiting'))
         kept.sendall(asking('GET', '/binary'))
         assert read_next(kept, server).values('Connection') == ['keep-alive']
+        (worker,) = workers(server)
         os.kill(server.pid, signal.SIGTERM)
-        assert kernel.eventually(lambda: server.port not in kernel.ports(server.pid))
+        assert kernel.eventually(lambda: server.port not in kernel.ports(worker))
         kept.sendall(asking('GET', '/binary'))
         last = read_reply(kept, server)
         assert (last.status, last.values('Connection'), last.end) == (200, ['close'], FIN)
