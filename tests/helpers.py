@@ -16,6 +16,7 @@ from common.stages import ROOT, Stage, find_stage
 from laboratory.bugs import known_stages
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, request
+from laboratory.instruments.wsgi import noted
 
 PYTHON = shlex.quote(sys.executable)
 ON_PATH = {'PYTHON': 'python3', 'PATH': f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'}
@@ -32,6 +33,11 @@ def sending(server, data):
 def wait_for_output(server, text):
     """Wait until the server has printed that text; raises ServerFailed."""
     server.wait_for(lambda: text in server.output(), f'print {text!r}')
+
+
+def wait_for_the_application(server):
+    """Wait until an application of the experiments waits for its FIFO."""
+    assert kernel.eventually(lambda: noted(server, 'waiting'))
 
 
 def press_ctrl_c(server):

@@ -209,7 +209,7 @@ def test_a_server_that_cannot_print_still_answers(stage, output):
 def test_what_an_application_forks_is_no_server(serve, stage):
     server = serve(stage, 'misbehaves:app')
     with sending(server, request('GET', '/fork-and-return')) as client:
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
         assert kernel.eventually(lambda: not kernel.children(server.pid))
     assert get(server, '/').status == 200
 

@@ -127,7 +127,7 @@ def test_neither_keyboardinterrupt_nor_a_fork_of_the_application_changes_the_wor
     assert get(server, '/interrupt').status == 500
     with sending(server, request('GET', '/fork-and-raise')) as client:
         # its child raises, and may answer, but serves nobody else
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
     assert kernel.eventually(lambda: not kernel.children(worker))
     assert workers(server) == {worker}
 
@@ -149,7 +149,7 @@ def test_a_request_that_is_not_whole_in_time_gets_408_and_one_that_never_begins_
         for begun, client in clients.items():
             client.sendall(begun)
         for begun, client in clients.items():
-            assert kernel.eventually(lambda client=client: readable(client))
+            assert readable(client, kernel.LIMIT)
             reply = read_reply(client, server)
             assert (reply.status, reply.values('Connection'), reply.end) == (
                 (408, ['close'], FIN) if begun else (0, [], FIN)), begun
@@ -161,9 +161,9 @@ def test_a_client_that_takes_nothing_is_reset(serve, stage, path):
     server = serve(stage, 'misbehaves:app', SEND_TIMEOUT='0.2', WORKERS='1')
     endless = f'GET {path} HTTP/1.0\r\n\r\n'.encode()  # only the end of the connection ends the reply
     with sending(server, endless) as deaf:
-        assert kernel.eventually(lambda: readable(deaf))
+        assert readable(deaf, kernel.LIMIT)
         with sending(server, GET) as client:
-            assert kernel.eventually(lambda: readable(client))
+            assert readable(client, kernel.LIMIT)
         errors = iter(lambda: deaf.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR), None)
         assert kernel.eventually(lambda: next(errors) == errno.ECONNRESET)
 
@@ -236,7 +236,7 @@ def test_a_blank_line_behind_a_request_does_not_begin_another(serve):
     server = serve(LAST, 'wsgiapp:app', IDLE_TIMEOUT='0.3', REQUEST_TIMEOUT='0.3')
     with sending(server, asking('GET', '/') + b'\r\n') as client:
         assert read_next(client, server).status == 200
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
         assert client.recv(1) == b''
 
 

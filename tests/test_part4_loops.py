@@ -25,6 +25,7 @@ from tests.helpers import (
     names,
     sending,
     wait_for_output,
+    wait_for_the_application,
     workers,
 )
 
@@ -127,7 +128,7 @@ def test_an_endless_response_that_is_not_read_costs_no_thread(serve, stage, leav
         assert kernel.eventually(lambda: len(kernel.tasks(worker)) == threads + 1)  # one in its place
         before = kernel.anonymous_memory([worker])
         other.sendall(GET)
-        assert kernel.eventually(lambda: readable(other))
+        assert readable(other, kernel.LIMIT)
         server.let_rest()
         assert kernel.anonymous_memory([worker]) - before < 3_000_000  # bytes
         if leaves:
@@ -252,7 +253,7 @@ def test_a_kept_client_may_send_one_more_request_while_its_server_stops(with_tim
     server = with_times(stage, {'LINGER': 20}, 'wsgi_probes:app', WORKERS='1', STOP_TIMEOUT='20')
     with fifo(server), connect(server) as busy, connect(server) as kept:
         busy.sendall(request('GET', '/stuck'))  # so that the server does not end at once
-        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        wait_for_the_application(server)
         kept.sendall(asking('GET', '/binary'))
         assert read_next(kept, server).values('Connection') == ['keep-alive']
         (worker,) = workers(server)
@@ -280,7 +281,7 @@ def test_a_second_signal_does_not_cut_off_what_the_first_one_lets_finish(serve, 
     with connect(server) as client:
         with fifo(server):
             client.sendall(request('GET', '/stuck'))
-            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            wait_for_the_application(server)
             for signum in signal.SIGTERM, again:
                 for pid in [server.pid, *workers(server)]:
                     os.kill(pid, signum)

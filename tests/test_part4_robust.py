@@ -28,6 +28,7 @@ from tests.helpers import (
     altered,
     sending,
     wait_for_output,
+    wait_for_the_application,
     workers,
 )
 
@@ -53,7 +54,7 @@ def test_an_error_that_cannot_be_printed_gets_its_500_too(serve, stage, path):
     server = serve(stage, 'misbehaves:app', WORKERS='1')
     for _ in range(3):
         with sending(server, request('GET', path)) as client:
-            assert kernel.eventually(lambda client=client: readable(client))
+            assert readable(client, kernel.LIMIT)
             assert read_reply(client, server).status == 500
     assert survives(server)
 
@@ -96,7 +97,7 @@ def test_a_reply_is_whole_though_the_client_sends_a_blank_line_before_it_ends(se
     with connect(server) as client:
         with fifo(server):
             client.sendall(request('GET', '/stuck'))
-            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            wait_for_the_application(server)
             client.sendall(b'\r\n')
         reply = read_reply(client, server)
         assert (reply.body, reply.end) == (b'returned', FIN)
@@ -152,7 +153,7 @@ def test_a_broken_reload_leaves_the_worker_of_the_good_one_before(serve, stage, 
     server = serve(stage, 'own:app', WORKERS='1')
     (old,) = workers(server)
     with fifo(server), sending(server, request('GET', '/stuck')):
-        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        wait_for_the_application(server)
         reload('from misbehaves import app\n')
         assert kernel.eventually(lambda: get(server, '/').body == b'x')
         reload('no Python\n')
@@ -187,7 +188,7 @@ def test_a_server_whose_standard_streams_are_closed_sends_no_client_what_it_prin
     with after('os.closerange(0, 3)', stage, APP_TIMEOUT='0.5') as server:
         assert b'"wsgi.errors": null' not in get(server, '/').body
         with fifo(server), sending(server, request('GET', '/stuck')) as client:
-            assert kernel.eventually(lambda: readable(client))
+            assert readable(client, kernel.LIMIT)
             assert read_reply(client, server).data == b''
 
 
@@ -197,7 +198,7 @@ def test_the_time_in_which_a_server_was_stopped_is_not_that_of_its_application(s
     with connect(server) as client:
         with fifo(server):
             client.sendall(request('GET', '/stuck'))
-            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            wait_for_the_application(server)
             kernel.suspend(server.processes())
             time.sleep(2.5)  # until the time of the application would be over
             kernel.resume(server.processes())
@@ -238,13 +239,13 @@ def test_a_client_that_sends_much_holds_up_nobody(serve, stage):
 def test_a_worker_that_can_call_no_application_now_leaves_new_clients_to_its_neighbour(serve, stage):
     server = serve(stage, 'wsgi_probes:app', THREADS='1')
     with fifo(server), sending(server, request('GET', '/stuck')), contextlib.ExitStack() as stack:
-        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        wait_for_the_application(server)
         idle = workers(server) - {int(noted(server, 'waiting')[0])}
         kernel.suspend(idle)
         clients = [stack.enter_context(sending(server, GET)) for _ in range(5)]
         server.let_rest()
         kernel.resume(idle)
-        assert all(kernel.eventually(lambda client=client: readable(client)) for client in clients)
+        assert all(readable(client, kernel.LIMIT) for client in clients)
 
 
 def on_its_way(pid):
@@ -323,7 +324,7 @@ def test_a_server_that_may_have_no_thread_has_one(serve, stage):
 def test_half_a_reply_that_only_the_end_would_show_is_reset_when_a_stop_takes_too_long(serve, stage):
     server = serve(stage, 'wsgi_probes:app', WORKERS='1', STOP_TIMEOUT='0.3')
     with fifo(server), sending(server, b'GET /wait HTTP/1.0\r\n\r\n') as client:
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
         os.kill(server.pid, signal.SIGTERM)
         assert server.popen.wait(kernel.LIMIT) == 0
         assert read_reply(client, server).end == 'RST'
@@ -390,9 +391,9 @@ def test_a_supervisor_goes_on_though_nobody_reads_standard_output(stage, tmp_pat
 def test_half_a_reply_that_only_the_end_would_show_is_reset_when_the_application_is_ended(serve, stage):
     server = serve(stage, 'wsgi_probes:app', WORKERS='1', APP_TIMEOUT='0.5')
     with fifo(server), sending(server, b'GET /wait HTTP/1.0\r\n\r\n') as client:
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
         assert client.recv(65536)
-        assert kernel.eventually(lambda: readable(client))
+        assert readable(client, kernel.LIMIT)
         assert read_reply(client, server).end == 'RST'
 
 
@@ -430,7 +431,7 @@ def test_another_thread_is_tried_when_the_system_had_none(serve, stage, tmp_path
     server = serve(stage, 'wsgi_probes:app', WORKERS='1')
     (tmp_path / 'now').touch()
     with fifo(server), sending(server, request('GET', '/stuck')):
-        assert kernel.eventually(lambda: noted(server, 'waiting'))
+        wait_for_the_application(server)
         assert survives(server)
         assert not (tmp_path / 'now').exists()
 
@@ -447,7 +448,7 @@ def test_a_new_worker_finishes_what_it_has_begun_though_another_reload_comes_at_
     with connect(server) as client:
         with fifo(server):
             client.sendall(request('GET', '/stuck'))
-            assert kernel.eventually(lambda: noted(server, 'waiting'))
+            wait_for_the_application(server)
             os.kill(server.pid, signal.SIGHUP)
             server.let_rest()
         assert read_reply(client, server).body == b'returned'

@@ -1,5 +1,5 @@
 """answers the next request on the same connection"""
-from laboratory.instruments import kernel, process, views, wsgi
+from laboratory.instruments import process, views, wsgi
 from laboratory.instruments.apps.wsgi_probes import ALL_BYTES
 from laboratory.instruments.client import GET, KEPT, OPEN, asking, closes, connect, read_next, readable, send
 from laboratory.instruments.experiment import Case, about, bug
@@ -49,7 +49,7 @@ def closed_after(data):
             client.sendall(data)
             reply = read_next(client, server)
             server.last_exchange = data, reply
-            if reply.end == OPEN and not kernel.eventually(lambda: readable(client), process.A_WHILE):
+            if reply.end == OPEN and not readable(client, process.A_WHILE):
                 return 'the connection stays open (RFC 9112, section 9.6)'
     return complains
 

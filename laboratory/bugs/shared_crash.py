@@ -2,7 +2,6 @@
 import signal
 
 from laboratory.instruments import children, kernel, views
-from laboratory.instruments.children import connect_to_its_own
 from laboratory.instruments.client import ask
 from laboratory.instruments.experiment import (
     NO_CHILD,
@@ -19,7 +18,7 @@ CLIENTS = 3  # that are silent
 
 
 def experiment(server, step):
-    (other, _), *_, (_, crashing) = served = [connect_to_its_own(server) for _ in range(CLIENTS)]
+    (other, _), *_, (_, crashing) = served = [children.connect_to_its_own(server) for _ in range(CLIENTS)]
     if not all(served_by for _, served_by in served):
         return Result(NOT_TESTED, detail=children.SILENT) if children.forks(server) else Result(
             NO_CHILD, detail=f'{children.NONE_SEEN}, or to start a thread')
@@ -43,7 +42,7 @@ def crash(pid, server):
 
 def one_of_two_crashes(server):
     """What serves the second of two silent clients crashes, and the first one sends a request."""
-    (other, _), (_, crashing) = [connect_to_its_own(server) for _ in range(2)]
+    (other, _), (_, crashing) = [children.connect_to_its_own(server) for _ in range(2)]
     if crashing:
         crash(crashing, server)
     ask(other, server)

@@ -36,7 +36,7 @@ def experiment(server, step):
         return bug('answers_early', f'it is answered before it is whole: {reply}')
     stopped = connected(server)
     stopped.sendall(HALF)
-    if not kernel.eventually(lambda: readable(stopped), server.patience):
+    if not readable(stopped, server.patience):
         return bug('halfway', f'{waits} a client that stops halfway')
     if limit < process.A_WHILE and not answer_byte_by_byte(server, BEFORE_BODY):
         return bug('body', f'{waits} each byte of a body')
