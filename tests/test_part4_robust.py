@@ -429,6 +429,7 @@ def test_another_thread_is_tried_when_the_system_had_none(serve, stage, tmp_path
         'for name in {"start_new_thread", "start_joinable_thread"} & {*dir(_thread)}:\n'  # 3.13 has both
         '    setattr(_thread, name, unless_now(getattr(_thread, name)))\n')
     server = serve(stage, 'wsgi_probes:app', WORKERS='1')
+    wait_for_output(server, 'Serving')
     (tmp_path / 'now').touch()
     with fifo(server), sending(server, request('GET', '/stuck')):
         wait_for_the_application(server)
