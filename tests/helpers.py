@@ -83,7 +83,7 @@ def protocol_in(path):
     return module
 
 
-PROTOCOLS = {stage: protocol_in(path) for stage, path in protocols().items() if stage != 'part4-v1.0'}
+MODULES = {stage: protocol_in(path) for stage, path in protocols().items() if stage != 'part4-v1.0'}
 
 
 def workers(server):

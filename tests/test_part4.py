@@ -25,8 +25,8 @@ from tests.helpers import (
     KEEPING,
     LIMITED,
     LINUX,
+    MODULES,
     PREFORK,
-    PROTOCOLS,
     RELOADING,
     SUPERVISED,
     ends,
@@ -250,12 +250,12 @@ def test_a_burst_of_connections_is_answered(shared):
             assert client.recv(65536).startswith(b'HTTP/1.1 200 OK')
 
 
-CHUNKING = list(PROTOCOLS)[1:]
+CHUNKING = list(MODULES)[1:]
 
 
 @pytest.mark.parametrize('version', CHUNKING)
 def test_a_whole_response_goes_out_in_one_send(version):
-    protocol = PROTOCOLS[version]
+    protocol = MODULES[version]
     response = protocol.Response(next(protocol.parse_requests(bytearray(GET))), send=None)
     response.start_response('200 OK', [])
     assert len(list(response.finish_response([b'a body']))) == 1
@@ -323,7 +323,7 @@ def theirs(data, most):
 
 @pytest.mark.parametrize('version', CHUNKING)
 def test_no_request_is_read_otherwise_than_h11_reads_it(version):
-    chance, protocol = random.Random(1), PROTOCOLS[version]
+    chance, protocol = random.Random(1), MODULES[version]
     for _ in range(2000):
         data = mutated(chance)
         (requests, end), (h11_requests, h11_end) = ours(protocol, data), theirs(data, protocol.MAX_HEAD)
@@ -335,6 +335,6 @@ def test_no_request_is_read_otherwise_than_h11_reads_it(version):
 
 @pytest.mark.parametrize('version', CHUNKING)
 def test_a_request_is_the_same_in_whatever_pieces_it_comes(version):
-    protocol = PROTOCOLS[version]
+    protocol = MODULES[version]
     for data in SEEDS:
         assert [ours(protocol, data, size)[0] for size in (1, 2, 3, 7)] == [ours(protocol, data)[0]] * 4

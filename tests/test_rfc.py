@@ -5,9 +5,9 @@ import pytest
 
 from laboratory.instruments.client import FIN, OPEN, RST, Reading, asking, fetch, request
 from laboratory.instruments.wsgi import CHUNKED
-from tests.helpers import GET, PROTOCOLS, ends, names
+from tests.helpers import GET, MODULES, ends, names
 
-CHUNKING = list(PROTOCOLS)[1:]
+CHUNKING = list(MODULES)[1:]
 REFUSING = [*ends(names('part2')[4:]), 'part4-v1.0']
 
 
@@ -124,10 +124,10 @@ def status_in(protocol, data, size):
 
 
 @pytest.mark.parametrize('size', [1, 100_000])
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_each_protocol_answers_every_request_as_the_rfcs_say(version, size):
     rows = flat(REQUESTS + (CHUNKED_REQUESTS if version in CHUNKING else []))
-    found = [(rule, begin, status_in(PROTOCOLS[version], data, size)) for rule, begin, _, data in rows]
+    found = [(rule, begin, status_in(MODULES[version], data, size)) for rule, begin, _, data in rows]
     assert found == [row[:3] for row in rows]
 
 
@@ -174,13 +174,13 @@ LENGTHS = [  # what is announced, the pieces that come, what a client gets of th
 
 
 @pytest.mark.parametrize('way', [list, iter, 'write()'])
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_no_more_is_sent_than_announced_and_less_is_no_success(version, way):
     """PEP 3333, Handling the Content-Length Header; RFC 9112, section 8."""
     usable = OPEN if version in CHUNKING else FIN
     for length, pieces, body in LENGTHS:
         app = answering(*pieces, headers=[('Content-Length', str(length))], way=way)
-        reply = served(PROTOCOLS[version], app, asking('GET', '/'))
+        reply = served(MODULES[version], app, asking('GET', '/'))
         if body is not None:
             assert (reply.status, reply.body, reply.extra, reply.end) == (200, body, b'', usable), pieces
         elif way is list or way is iter and not any(pieces):  # nothing has been sent
@@ -201,14 +201,14 @@ BROKEN = {  # by their section, applications that do not keep what they promise
 }
 
 
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_what_must_not_be_sent_is_a_500(version):
     for rule, apps in BROKEN.items():
-        replies = [served(PROTOCOLS[version], app) for app in apps]
+        replies = [served(MODULES[version], app) for app in apps]
         assert [(reply.status, reply.body) for reply in replies] == [(500, b'it failed\n')] * len(apps), rule
 
 
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_headers_are_sent_as_they_were_when_they_were_given(version):
     def app(start_response, header=('X-One', 'one')):
         headers = [header := [*header]]
@@ -216,15 +216,15 @@ def test_headers_are_sent_as_they_were_when_they_were_given(version):
         headers.append(('X-Two', 'two'))
         header[1] += '\r\nX-Three: three'
         return []
-    reply = served(PROTOCOLS[version], app)
+    reply = served(MODULES[version], app)
     assert [name for name, _ in reply.headers if name.startswith('X-')] == ['X-One']
 
 
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_repeated_headers_are_one_list_and_cookies_one_line(version):
     """RFC 9110, section 5.3; RFC 9113, section 8.2.3."""
     data = with_lines('X-Probe: a', 'Cookie: a=1', 'X-PROBE: b', 'Cookie: b=2')
-    headers = next(PROTOCOLS[version].parse_requests(bytearray(data))).headers
+    headers = next(MODULES[version].parse_requests(bytearray(data))).headers
     assert (headers['x-probe'], headers['cookie']) == ('a, b', 'a=1; b=2')
 
 
@@ -233,20 +233,20 @@ def test_a_list_has_its_length_and_only_a_stream_for_http_1_1_is_chunked(version
     """RFC 9112, sections 6.1 and 6.3."""
     for data, way, due in [(GET, list, ['Content-Length']), (GET, iter, ['Transfer-Encoding']),
                            (line('/', version='HTTP/1.0'), iter, [])]:
-        reply = served(PROTOCOLS[version], answering(b'a', b'b', way=way), data)
+        reply = served(MODULES[version], answering(b'a', b'b', way=way), data)
         sent = [name for name in ('Content-Length', 'Transfer-Encoding') if reply.values(name)]
         assert (sent, reply.complete, reply.body) == (due, True, b'ab')
 
 
 def test_a_large_body_is_not_copied():
     body = b'x' * 1_000_000
-    response = PROTOCOLS['part4-final'].Response(None, send=None)
+    response = MODULES['part4-final'].Response(None, send=None)
     assert any(piece is body for piece in response.finish_response(answering(body)(response.start_response)))
 
 
-@pytest.mark.parametrize('version', PROTOCOLS)
+@pytest.mark.parametrize('version', MODULES)
 def test_an_application_can_complain_though_standard_error_is_closed(version, monkeypatch):
-    protocol, address = PROTOCOLS[version], ('127.0.0.1', 8888)
+    protocol, address = MODULES[version], ('127.0.0.1', 8888)
     monkeypatch.setattr(sys, 'stderr', None)
     read = next(protocol.parse_requests(bytearray(GET)))
     given = (read, address, address, True)

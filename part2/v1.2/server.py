@@ -14,7 +14,7 @@ import urllib.parse
 
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
-LINGER = 1  # seconds in which a client may still send once it has its response
+LINGER = 0.5  # seconds in which a client that should go may still send
 
 
 class WSGIServer:

@@ -21,7 +21,7 @@ import wsgiref.util
 
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
-LINGER = 1  # seconds in which a client may still send once it has its response
+LINGER = 0.5  # seconds in which a client that should go may still send
 TIMEOUT = 10  # seconds in which it must send some bytes, or take some
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 MAX_LINE = 8 * 1024  # bytes of the request line

@@ -17,7 +17,7 @@ from protocol import HangUp, Request, RequestError, Response, get_environ, parse
 HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 TIMEOUT = 10  # seconds in which a client must send some bytes, or take some
-LINGER = 1  # seconds in which a client may still send once it has its response
+LINGER = 0.5  # seconds in which a client that should go may still send
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 
 

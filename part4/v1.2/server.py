@@ -19,7 +19,7 @@ HOST = os.environ.get('HOST') or '127.0.0.1'
 PORT = int(os.environ.get('PORT', '8888'))
 WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 TIMEOUT = 10  # seconds in which a client must send some bytes, or take some
-LINGER = 1  # seconds in which a client may still send once it has its response
+LINGER = 0.5  # seconds in which a client that should go may still send
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than TIMEOUT to make room in
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 

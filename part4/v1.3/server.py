@@ -22,7 +22,7 @@ WORKERS = int(os.environ.get('WORKERS') or os.cpu_count())
 REQUEST_TIMEOUT = float(os.environ.get('REQUEST_TIMEOUT') or 10)  # seconds in which a request must be whole
 SEND_TIMEOUT = float(os.environ.get('SEND_TIMEOUT') or 10)  # seconds in which a client must take some bytes
 APP_TIMEOUT = float(os.environ.get('APP_TIMEOUT') or 30)  # seconds for the application, to return or yield
-LINGER = 1  # seconds in which a client may still send once it has its response
+LINGER = 0.5  # seconds in which a client that should go may still send
 SEND_BUFFER = 64 * 1024  # bytes; a larger buffer takes a slow client longer than SEND_TIMEOUT to make room in
 RESTART_PAUSE = 0.5  # seconds; a worker that has lived no longer is not replaced at once
 
