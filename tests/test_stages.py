@@ -50,7 +50,7 @@ handle_client break_off handle_one_request read_request run_application send whe
 part4-v2.1 175 fork_worker end_with_supervisor serve_clients watch_calls next_turn begin_call end_call \
 run_loop run_task take_handed_over wake_up __init__ handle_client break_off handle_one_request failure \
 run_application call_application write wait_for_client send
-part4-v2.2 155 serve_forever next_signal forget_child watch_worker fork_workers fork_worker stop_worker \
+part4-v2.2 156 serve_forever next_signal forget_child watch_worker fork_workers fork_worker stop_worker \
 end_with_supervisor serve_clients run_loop handle_sigterm stop_clients accept_clients Worker __init__ \
 handle_client break_off read_request call_application when_ready report let_signals_act
 part4-v2.3 55 __init__ serve_forever forget_child fork_workers staying reload replace_worker fork_worker \

@@ -355,7 +355,8 @@ class Connection:
             self.server.connections.discard(self)
 
     def break_off(self):
-        if self.unsent or self.response and self.response.headers_sent and not self.response.finished:
+        response = self.response  # the loop's thread may forget it while another one breaks off
+        if self.unsent or response and response.headers_sent and not response.finished:
             # RST instead of FIN, or half a response would look whole; see socket(7)
             with contextlib.suppress(OSError):  # on macOS, where the client has reset it
                 self.client_fd.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
