@@ -189,7 +189,7 @@ def test_a_server_that_computes_and_never_listens_is_given_up(monkeypatch):
     waits, eventually = [], kernel.eventually
     monkeypatch.setattr(kernel, 'eventually', lambda *args: waits.append(args[1:]) or eventually(*args))
     monkeypatch.setattr(process, 'START', 0.5)
-    monkeypatch.setattr(process, 'TRIES', 10)
+    monkeypatch.setattr(process, 'TRIES', 100)
     with pytest.raises(ServerFailed, match='did not listen on a port, and printed nothing'):
         own_server(f'exec {PYTHON} -c "while True: pass"').__enter__()
     assert waits.count((process.START,)) < process.TRIES
