@@ -17,18 +17,28 @@ def number_of_clients(server):
     return min(CHILDREN, max(4, int(12 / (server.pace or 0.1))))
 
 
-def connect_to_child(server, ids=lambda server: set(server.family())):
-    """Open a connection that says nothing; return it and the child that serves it (or None)."""
-    before = ids(server)
+def connect_to_child(server, threads=lambda: set()):
+    """Open a connection that says nothing; return it and the child that serves it (or None).
+
+    Any process may appear meanwhile. The child has the connection, or it has answered and ended.
+    """
+    server.family()
+    before = {*server.forked, *threads()}
     client = connected(server)
-    server.wait_until(lambda: ids(server) - before)
-    return client, next(iter(ids(server) - before), None)
+
+    def its_own():
+        server.family()
+        new = server.forked.keys() - before
+        ended = {pid for pid in new if not kernel.alive(pid)} if readable(client) else set()
+        return kernel.holders(client, server.port, new) | ended | threads() - before
+    server.wait_until(its_own)
+    return client, next(iter(its_own()), None)
 
 
 def connect_to_its_own(server):
     """The same, and it may be a thread that serves it (seen on Linux alone)."""
-    return connect_to_child(server, lambda server: {
-        *server.family(), *(thread for pid in server.listened for thread in kernel.threads(pid))})
+    return connect_to_child(server, lambda: {
+        thread for pid in server.listened for thread in kernel.threads(pid)})
 
 
 def answers(server):
@@ -53,21 +63,26 @@ def reaped(server):
 
 
 def forks(server):
-    """Whether the server forks for clients: three of five make it fork or reap a child."""
+    """Whether the server forks for clients that speak at once: three of five make it fork or reap a child.
+
+    What it also does when no client has come does not count.
+    """
     server.until_end.close()  # silent clients would be in the way
-    seen = []
-    while seen.count(True) < 3 and seen.count(False) < 3:
+    seen, by_itself = [], 0
+    while max(seen.count(True), seen.count(False), by_itself) < 3:
         before = len(server.forked), reaped(server)
 
         def something(before=before):
             return (len(server.forked), reaped(server)) != before
+        if server.wait_until(something, nap=0):
+            by_itself += 1
+            continue
         with connect(server) as client:
-            at_once = server.wait_until(something, nap=0)  # what comes later may have another reason
             client.sendall(REQUEST)
             server.wait_until(partial(readable, client), pause=0)  # a child may live for a moment only
             if not read_reply(client, server).data:
                 raise NoAnswer('one of three clients that come one after the other is not answered')
-        seen.append(at_once or server.wait_until(something, nap=0))
+        seen.append(server.wait_until(something, nap=0))
     return seen.count(True) == 3
 
 
@@ -86,7 +101,7 @@ def all_end(server):
     def done():
         server.family()  # notes those that were forked just now
         return not any(map(kernel.alive, server.forked))
-    return server.wait_until(done) or kernel.eventually(done, A_WHILE)
+    return server.wait_until(done) or server.wakes_up(done, server.forked)
 
 
 def reaps_later(server):

@@ -5,6 +5,7 @@ import resource
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import suppress
 
 import psutil
@@ -17,6 +18,8 @@ LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)
     'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
 WITHOUT_END = {'inet_csk_accept', 'wait_woken', 'do_wait'}  # where accept(), recv(), send() and wait() wait
+SOCKETS = {'01': 'sockets in ESTABLISHED', '08': 'sockets in CLOSE_WAIT'}  # in /proc/net/tcp
+ENDED = 'sockets whose connection is over'  # which no list has any more
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
 
 
@@ -122,6 +125,24 @@ def descriptors(pids):
     return sum(unless_gone(lambda p=pid: psutil.Process(p).num_fds(), 0) for pid in pids)
 
 
+def open_files(pids):
+    """How many descriptors of each kind the processes have open: Counter({'sockets in CLOSE_WAIT': 3})."""
+    if not LINUX:
+        found = Counter(f'sockets in {end.status}' for pid in pids for end in sockets_of(pid))
+        return found + Counter({'files': descriptors(pids) - found.total()})
+    files = [file for pid in pids for file in files_of(pid)]  # first: what is closed meanwhile is over
+    tables = [read(f'/proc/net/{name}') for name in ('tcp', 'tcp6')]
+    states = {row[9]: row[3] for table in tables for row in map(str.split, table.splitlines())}
+    others = {word for name in ('unix', 'udp', 'udp6') for word in read(f'/proc/net/{name}').split()}
+
+    def kind(file):
+        what, _, inode = file.rstrip(']').partition(':[')
+        if what != 'socket':
+            return 'pipes' if what == 'pipe' else 'files'
+        return SOCKETS.get(states.get(inode), 'sockets' if inode in states or inode in others else ENDED)
+    return Counter(map(kind, files))
+
+
 def anonymous_memory(pids):
     """The bytes that no file has, of all processes together; what they share since fork() counts for each."""
     if LINUX:
@@ -154,13 +175,22 @@ def waits_for_others(pid):
     return bool(waits) and waits <= WITHOUT_END and not timed
 
 
+def waits_for_a_child(pid):
+    """Whether a thread of it waits until a child ends, and not for a client (Linux, else False)."""
+    return any(read(f'{task}/wchan') == 'do_wait' for task in tasks(pid))
+
+
 def naps(pid):
-    """Whether a thread of it waits in sleep(), or in a select() without descriptors (Linux, else False)."""
+    """Its threads that wait in sleep(), or in a select() without descriptors (Linux, else none).
+
+    Each comes with a number that differs when it has waked up meanwhile.
+    """
+    found = set()
     for task in tasks(pid):
         waits, call = read(f'{task}/wchan'), read(f'{task}/syscall').split()  # its number and arguments
         if waits == 'hrtimer_nanosleep' or waits.startswith('poll_schedule_timeout') and call[1:2] == ['0x0']:
-            return True
-    return False
+            found.add((task, value(f'{task}/status', 'voluntary_ctxt_switches')))
+    return found
 
 
 def faults_of_the_reaped(pid):
@@ -171,6 +201,18 @@ def faults_of_the_reaped(pid):
 def sockets_of(pid):
     """The TCP sockets of one process, as psutil has them."""
     return unless_gone(lambda: psutil.Process(pid).net_connections('tcp'), [])
+
+
+def holders(client, port, pids):
+    """Those of the processes that have the server's end of a connection open."""
+    number = pids and client.getsockname()[1]
+    if not LINUX or not pids:
+        return {pid for pid in pids for end in sockets_of(pid)
+                if end.raddr and (end.laddr.port, end.raddr.port) == (port, number)}
+    row = re.compile(rf':{port:04X} \w+:{number:04X}(?: +\S+){{6}} +(\d+)')
+    tables = 2 * ['/proc/net/tcp', '/proc/net/tcp6']  # again: it is read in pieces, and may miss one
+    found = next(filter(None, map(row.search, map(read, tables))), None)
+    return {pid for pid in pids if found and f'socket:[{found[1]}]' in files_of(pid)}
 
 
 def connections(port):

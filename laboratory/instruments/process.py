@@ -25,6 +25,7 @@ MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
 OTHER = 3  # seconds for the port that it was told, once it listens on another
 NAP = 2  # seconds of sleep() after which a server may go on
+SLEEP = 10  # seconds of sleep() at the most, where a server may well sleep
 START = 20  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
@@ -69,7 +70,8 @@ class ServerProcess:
     pace, patience   the seconds that a reply takes, and those in which it reaches a time limit of its own
 
     pid, port        of the process that listens, and where; popen is the one that was started
-    forked           {pid: parent's pid} of what it has forked since it came to rest, as far as seen
+    forked           {pid: parent's pid} of what those have forked that it had when it came to rest, as far
+                     as seen: neither the helpers of its children, nor their children
     until_end        an ExitStack for what shall last as long as the server: connections, for example
     folder           where it and an experiment meet: a Path, in the variable PROBES of its environment
     last_exchange    the request that fetch() sent last, and its Reply; None for none
@@ -82,7 +84,7 @@ class ServerProcess:
         self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.forked = None, None, set(), {}
-        self.last_exchange = None
+        self.last_exchange, self.reply_length = None, None  # the latter is for ask()
         self.until_end = ExitStack()
 
     def __enter__(self):
@@ -144,7 +146,7 @@ class ServerProcess:
         """The pids of its relatives, which are noted as forked if they are new."""
         found = self.relatives()
         for pid, parent in found.items():
-            if pid not in self.own:
+            if pid not in self.own and parent in self.own:
                 self.forked.setdefault(pid, parent)
         return list(found)
 
@@ -220,6 +222,13 @@ class ServerProcess:
     def comes_to(self, condition, seconds, pids=()):
         """Wait for so long, or until it waits for others; return whether condition() has become true."""
         kernel.eventually(lambda: condition() or self.waits_for_others(pids), seconds)
+        return condition()
+
+    def wakes_up(self, condition, pids):
+        """Wait until condition() is true, for A_WHILE, or SLEEP as long as one of the processes sleeps."""
+        until = time.monotonic() + A_WHILE
+        kernel.eventually(lambda: condition() or time.monotonic() > until and not any(map(kernel.naps, pids)),
+                          SLEEP)
         return condition()
 
     def let_rest(self, most=kernel.LIMIT):
