@@ -22,7 +22,7 @@ from functools import partial
 from rich.text import Text
 
 from common import settings
-from laboratory.bugs import BUGS, UNKNOWN, asked, beside, cure, expected, known_stages, named_stage
+from laboratory.bugs import BUGS, UNKNOWN, asked, beside, cure, expected, explained, known_stages, named_stage
 from laboratory.instruments import telling
 from laboratory.instruments.experiment import BUG, NO_CHILD, NO_HANDLER, NO_WORKER, PASS, UNJUDGED, measure
 from laboratory.instruments.own import own_server, try_out, why_untested
@@ -128,6 +128,7 @@ def grade(command, goal):
             status.update(f'{bug.asks}?')
             results[bug] = measure(bug, partial(start, pace=tried.pace))
             report(bug, results[bug], command, tried)
+        results = explained(results, partial(measure, start=partial(start, pace=tried.pace)))
     summary(results, goal)
     return not any(result.is_bad for result in results.values())
 

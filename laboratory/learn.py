@@ -28,7 +28,7 @@ from functools import partial
 from rich.text import Text
 
 from common import settings, stages
-from laboratory.bugs import BUGS, UNKNOWN, expected, known_stages, lessons, named_stage
+from laboratory.bugs import BUGS, UNKNOWN, expected, explained, known_stages, lessons, named_stage
 from laboratory.instruments import telling
 from laboratory.instruments.experiment import AT_ONCE, NO_WORKER, UNJUDGED, at_once, measure
 from laboratory.instruments.loop import Loop
@@ -102,7 +102,9 @@ class Learner:
         self.files.note()
         try:
             with console.status(f'does it serve? {CTRL_C}') as status:
-                self.examine(self.try_out(), status)
+                start = self.try_out()
+                self.examine(start, status)
+                self.results = explained(self.results, partial(measure, start=start))
         except ServerFailed as failed:
             self.untested = why_untested(failed)
         if not self.passed:

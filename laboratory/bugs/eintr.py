@@ -2,7 +2,7 @@
 import errno
 from contextlib import suppress
 
-from laboratory.instruments import children, kernel, output, process, views
+from laboratory.instruments import children, kernel, output, views
 from laboratory.instruments import experiment as experiments
 from laboratory.instruments.client import REQUEST, ask, read_reply
 from laboratory.instruments.experiment import NO_HANDLER, NOT_TESTED, Case, NoAnswer, Result, about, bug
@@ -30,13 +30,15 @@ def experiment(server, step):
             break
     if not has_forked:
         return Result(NO_HANDLER, detail=f'{children.NONE_SEEN}, so no SIGCHLD comes')
-    kernel.eventually(one_has_ended, process.A_WHILE)
+    server.wakes_up(one_has_ended, server.forked)
     forks_again = server.wait_until(lambda: len(server.forked) > made + children.CHILDREN)
     step('A child has ended, and its SIGCHLD has interrupted accept()', views.output)
     if forks_again:
         return bug('forks_again', f'it has forked {len(server.forked)} children; clients so far: {made}')
     if server.has_ended():
         return at_the_first('end')
+    if by_eintr(server) and not all(map(kernel.alive, server.listened)):
+        return bug('ends', 'the first SIGCHLD ends the process that serves, and another one takes its place')
     caught = children.handlers(server)
     if not any(caught) and (None not in caught or children.zombies(server)):
         return Result(NO_HANDLER, detail='its handler is gone after the first SIGCHLD' if caught_before else
@@ -78,11 +80,11 @@ def by_eintr(server):
 
 
 def when_ended(server, result):
-    """EINTR is the bug, and so is a return without an error; another end proves nothing."""
+    """EINTR is the bug, and so is an end without an error; another end proves nothing."""
     if by_eintr(server):
         return result if result.case in CASES else at_the_first('end')
-    has_returned = server.returncode() == 0 and not output.RAISED.search(server.output())
-    return result if has_returned and result.case in CASES else experiments.ended(server, result)
+    otherwise = experiments.ended(server, result)
+    return result if otherwise.case == experiments.WORDLESS and result.case in CASES else otherwise
 
 
 def survives_one_after_the_other(server):

@@ -22,7 +22,7 @@ def experiment(server, step):
         if 0 < left.total() < number:
             left = come_and_go(server, number, pids)
         if left and left.total() <= sleeping(pids):
-            return Result(NOT_TESTED, detail=f'{sleeping(pids)} threads sleep, and may close what they have then')
+            return Result(NOT_TESTED, detail='as many threads sleep, and may close them when they wake up')
         if left:
             kinds = ', '.join(f'{count} of them {kind}' for kind, count in left.most_common())
             case = next((case for case in KINDS if KINDS[case] in left), 'file')

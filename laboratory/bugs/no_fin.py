@@ -84,7 +84,7 @@ CASES = {
     'kept': Case(
         'does not close its connections',
         "curl -m 3 localhost:8888/hello & sleep 1; ss -tnp 'sport = :8888'", '',
-        'You see the reply, and then curl hangs: the process in the last column has not closed the socket.', """
+        'You see the reply, and then curl hangs: the process in the last column has the socket open.', """
         Ask for a page, and see who has the connection while curl hangs:
         {see}
         What does that process do when it has sent its reply?
@@ -92,8 +92,8 @@ CASES = {
         The client cannot know that your reply is complete, unless you say how long it is, or end the
         connection. The kernel sends FIN when you close the socket, or when your process ends.
 
-        Close the socket of each client that has been answered: client_fd.close(), close(fd), socket.end().
-        Keep no list of sockets. Or send Content-Length, with the number of bytes of the body.""", cured_by=''),
+        When a client has been answered, close its socket: client_fd.close(), close(fd), socket.end(). Keep
+        no list of sockets. Or send Content-Length, with the number of bytes of the body.""", cured_by=''),
     'sleeps': Case(
         'sleeps before it closes a connection',
         "curl -m 9 -w '%{time_total} seconds\\n' localhost:8888/hello", '',

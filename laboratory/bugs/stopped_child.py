@@ -1,6 +1,4 @@
 """keeps serving while a child is stopped"""
-import signal
-
 from laboratory.instruments import children, kernel, views
 from laboratory.instruments.children import connect_to_child
 from laboratory.instruments.client import ask, connected
@@ -17,7 +15,9 @@ def experiment(server, step):
         if not any(children.handlers(server)) and not ask(connected(server), server):
             held_up = 'a silent client holds up the next one even before a child is stopped'
             return Result(NOT_TESTED, detail=held_up)
-        kernel.send(child, signal.SIGSTOP)
+        if not kernel.alive(child):
+            return Result(NOT_TESTED, detail='the child of a client that says nothing has ended by itself')
+        kernel.suspend([child])
         stopped += 1
         server.let_rest()
     if not stopped:
@@ -28,7 +28,8 @@ def experiment(server, step):
     step('A child is stopped, not ended; another client has sent its request', views.processes)
     if is_answered:
         return passed('the next client is answered while a child is stopped')
-    return bug('waits', 'the next client waits while a child is stopped')
+    in_wait = not kernel.LINUX or any(map(kernel.waits_for_a_child, children.parents(server)))
+    return bug('waits' if in_wait else 'held_up', 'the next client waits while a child is stopped')
 
 
 def a_child_is_stopped(server):
@@ -58,6 +59,22 @@ CASES = {
 
         In the handler, os.wait() waits until a child ends. Call os.waitpid(-1, os.WNOHANG) instead, see
         waitpid(2): it returns (0, 0) at once if there are children, but none has ended. Then return."""),
+    'held_up': Case(
+        'serves nobody while a child is stopped',
+        'sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; pkill -STOP -nP {pid}; sleep 1; '
+        'curl -m 2 localhost:8888/hello; ps -o pid,stat,args -p {pid}; pkill -CONT -P {pid}', '',
+        'You see curl fail, although your server is in no wait(): it runs (R), or sleeps (S). What does it '
+        'do until the child has ended?', """
+        Stop the child of a silent client, send a request, and look at the server:
+        {see}
+        The request gets no answer. If the state is R, your server runs in a loop: which one?
+
+        A child that is stopped has not ended, and may not end for hours. So nothing that other clients need
+        may depend on its end: no loop that asks until no child is left, and no place that must become free.
+
+        waitpid() with WNOHANG returns 0 if there are children, but none has ended: stop asking then, go
+        back to accept(), and ask again at the next SIGCHLD. If you limit your children, allow for silent
+        ones."""),
 }
 BUG = about(
     globals(), scene=a_child_is_stopped,

@@ -24,15 +24,16 @@ def connect_to_child(server, threads=lambda: set()):
     """
     server.family()
     before = {*server.forked, *threads()}
-    client = connected(server)
+    client, found = connected(server), []
 
-    def its_own():
+    def has_come():
         server.family()
         new = server.forked.keys() - before
         ended = {pid for pid in new if not kernel.alive(pid)} if readable(client) else set()
-        return kernel.holders(client, server.port, new) | ended | threads() - before
-    server.wait_until(its_own)
-    return client, next(iter(its_own()), None)
+        found.extend(kernel.holders(client, server.port, new) | ended | threads() - before)
+        return found
+    server.wait_until(has_come)
+    return client, next(iter(found), None)
 
 
 def connect_to_its_own(server):
@@ -68,6 +69,7 @@ def forks(server):
     What it also does when no client has come does not count.
     """
     server.until_end.close()  # silent clients would be in the way
+    server.let_rest()
     seen, by_itself = [], 0
     while max(seen.count(True), seen.count(False), by_itself) < 3:
         before = len(server.forked), reaped(server)

@@ -74,19 +74,12 @@ def comes(client, server):
 
 
 def ask(client, server):
-    """Send a request; return the bytes of the reply, b'' where none come.
-
-    It is read to its end, as the server may send it in pieces. Where the first one to a server has no end,
-    the others are read until they are as long, and not until the server rests.
-    """
-    reading = Reading()
-    with suppress(ConnectionError):
+    """Send a request; return the first bytes of the answer, b'' where none comes."""
+    try:
         client.sendall(REQUEST)
-        reply = read_on(client, server, reading, lambda: reading.complete or (
-            server.reply_length is not None and 0 < server.reply_length <= len(reading.data)))
-        if server.reply_length is None and reply.data:
-            server.reply_length = len(reply.data) if reply.end == OPEN else 0
-    return bytes(reading.data)
+        return client.recv(65536) if comes(client, server) else b''
+    except ConnectionError:
+        return b''
 
 
 def one_request(server, data=REQUEST):

@@ -11,14 +11,16 @@ from inspect import cleandoc
 from typing import NamedTuple
 
 from common.stages import Stage
+from laboratory.instruments import kernel
 from laboratory.instruments.client import one_request
-from laboratory.instruments.output import NO_FRAMEWORK, last_error, last_lines
+from laboratory.instruments.output import NO_FRAMEWORK, RAISED, last_error, last_lines, printable
 from laboratory.instruments.process import ServerFailed
 
 PASS, BUG = 'pass', 'bug'
 NO_CHILD, NO_HANDLER, NO_WORKER = 'no child', 'no handler', 'no worker'  # the experiment does not apply
 NOT_TESTED = 'not tested'  # this server gives no occasion to see it
 NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
+WORDLESS = 'wordless'  # an end without an error that was printed, or a signal
 UNJUDGED = [ENDED, ERROR, NO_ANSWER]  # mend that first
 FROM_BAD_TO_GOOD = [*UNJUDGED, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
 TIME_TO_END = 5  # seconds in which a server that is about to end has ended
@@ -28,7 +30,7 @@ AT_ONCE = 6  # experiments; each waits more than it works
 class Result(NamedTuple):
     """What an experiment has found."""
     outcome: str  # one of those above
-    case: str = ''  # which of the cases of its bug; for an end, the error that was its cause: 'eintr'
+    case: str = ''  # which of the cases of its bug; for an end, the error behind it, 'eintr', or WORDLESS
     detail: str = ''  # what was seen, in a sentence
     others: tuple = ()  # what else is wrong, in a sentence each
     steps: tuple = ()  # of (words, what was seen at that moment)
@@ -71,9 +73,12 @@ class Case(NamedTuple):
 
 def ended(server, result):
     """The Result of a server that has ended unasked, whatever was about to be concluded."""
-    name = last_error(server.output())
-    what = f'{name} has ended the server' if name else f'the server has ended{server.exit_status()}'
-    return Result(ENDED, name.lower(), what)
+    name, raised = last_error(server.output()), RAISED.findall(server.output())
+    if name:
+        return Result(ENDED, name.lower(), f'{name} has ended the server')
+    cause = f': {printable(raised[-1])}' if raised else ''
+    case = WORDLESS if not raised and server.returncode() in range(128) else ''  # by no signal either
+    return Result(ENDED, case, f'the server has ended{server.exit_status()}{cause}')
 
 
 def its_own_end(server, result):
@@ -154,7 +159,8 @@ def measure_with(app, bug, start, show):
             try:
                 result = bug.experiment(server, step)
             except NoAnswer as silence:
-                result = Result(NO_ANSWER, detail=str(silence))
+                asleep = any(map(kernel.naps, server.listened))
+                result = Result(NO_ANSWER, detail=str(silence) + '; the server sleeps' * asleep)
             except (OSError, ValueError) as error:
                 result = Result(ERROR, detail=f'the experiment has failed: {type(error).__name__}: {error}')
             server.let_rest(most=TIME_TO_END)  # it may be about to end

@@ -4,7 +4,8 @@ import os
 import re
 
 RAISED = re.compile(r'^[\w.]*(?:Error|Exception|error|Exit|Interrupt)\b.*', re.MULTILINE)  # ends a traceback
-NO_FRAMEWORK = re.compile("No module named '(flask|pyramid|django)'")
+NO_FRAMEWORK = re.compile(r"No module named '?(flask|pyramid|django)\b")  # Python 2 has no quotes
+QUOTED = re.compile(r"""'[^']*'|"[^"]*\"""")  # names in a program: "Did you mean: 'EINTR'?"
 ERRNO = re.compile(r'\bErrno (\d+)\b|\b(E[A-Z]{3,})\b')
 BY_WORDS = {os.strerror(number): name for number, name in errno.errorcode.items()}
 
@@ -31,7 +32,8 @@ def last_error(output):
 
 
 def error_in(said):
-    """The name of the error that a text tells of, '' for none."""
+    """The name of the error that a text tells of, '' for none; what an exception quotes is none."""
+    said = RAISED.sub(lambda match: QUOTED.sub('', match[0]), said)
     for number, name in ERRNO.findall(said):
         if name in errno.errorcode.values() or int(number or 0) in errno.errorcode:
             return name or errno.errorcode[int(number)]

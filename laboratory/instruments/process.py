@@ -84,7 +84,7 @@ class ServerProcess:
         self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.forked = None, None, set(), {}
-        self.last_exchange, self.reply_length = None, None  # the latter is for ask()
+        self.last_exchange = None
         self.until_end = ExitStack()
 
     def __enter__(self):
