@@ -73,7 +73,7 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
             client_fd.close()
             continue
         pid = os.fork()
-""", 'stopped_child', 'waits'),
+""", 'stopped_child', 'held_up'),
         'a handler that waits for all children': (
             r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', 'silent_client', 'later_client'),
         'one more accept() after EINTR': (

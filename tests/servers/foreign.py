@@ -1,4 +1,5 @@
 """Servers that are built otherwise than the stages, or wrong otherwise: foreign.py NAME."""
+import errno
 import os
 import signal
 import socket
@@ -145,6 +146,41 @@ def reaps_each_second():
     fork_for_each(listen())
 
 
+def sleeps(seconds):
+    """The child sleeps before it closes."""
+    def handle_and_sleep(client_fd):
+        handle(client_fd)
+        time.sleep(seconds)
+    fork_for_each(listen(), handle=handle_and_sleep)
+
+
+def sleeps_for_a_while():
+    sleeps(7)
+
+
+def sleeps_for_long():
+    sleeps(60)
+
+
+def sleeps_and_leaks():
+    kept = []
+    fork_for_each(listen(), lambda client_fd: (handle(client_fd), time.sleep(60)),
+                  lambda number, client_fd: kept.append(os.dup(client_fd.fileno())))
+
+
+def keeps_connections():
+    kept = []
+    iterate(listen(), lambda number, client_fd: kept.append(os.dup(client_fd.fileno())))
+
+
+def shuts_down():
+    """The child's shutdown() ends the connection for the parent, too, which never closes it."""
+    kept = []
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), lambda client_fd: (handle(client_fd), client_fd.shutdown(socket.SHUT_RDWR)),
+                  lambda number, client_fd: kept.append(os.dup(client_fd.fileno())))
+
+
 def forks_twice():
     listen_socket = listen()
     while True:
@@ -165,6 +201,45 @@ def helper():
             time.sleep(1)
     threading.Thread(target=tick, daemon=True).start()
     iterate(listen())
+
+
+def logger():
+    """Serves one client after the other, and starts a program that stays for each of them."""
+    iterate(listen(), lambda number, client_fd: subprocess.Popen(['sleep', '60']))
+
+
+def children_with_helpers():
+    """Each child runs a program of its own while it waits for the request."""
+    def handle_with_help(client_fd):
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        helper = subprocess.Popen(['sleep', '60'])
+        handle(client_fd)
+        helper.kill()
+    signal.signal(signal.SIGCHLD, reap)
+    fork_for_each(listen(), handle=handle_with_help)
+
+
+def spare_worker():
+    """A pool that grows: a worker that has a client tells the parent, which forks another one."""
+    listen_socket, (reader, writer) = listen(), os.pipe()
+    while True:
+        if os.fork() == 0:
+            iterate(listen_socket, lambda number, client_fd: number == 1 and os.write(writer, b'x'))
+        os.read(reader, 1)
+
+
+def answers_unasked():
+    fork_for_each(listen(), handle=lambda client_fd: client_fd.sendall(REPLY))
+
+
+def is_started_again():
+    """A parent starts the server anew whenever it has ended."""
+    listen_socket = listen()
+    while True:
+        if os.fork() == 0:
+            signal.signal(signal.SIGCHLD, reap)
+            fork_for_each(listen_socket)
+        os.wait()
 
 
 def fills_a_pool():
@@ -224,6 +299,14 @@ def raises_in_handler():
         os.wiat()
     signal.signal(signal.SIGCHLD, handle_exit)
     fork_for_each(listen())
+
+
+def misspells_eintr():
+    signal.signal(signal.SIGCHLD, reap)
+    try:
+        fork_for_each(listen())
+    except OSError as error:
+        assert error.errno == errno.ENTIR
 
 
 def ends_at_the_third():
