@@ -14,10 +14,10 @@ import pytest
 from common import stages
 from common.stages import PYTHON2_ACCEPT, ROOT, find_stage
 from laboratory import grade, matrix
-from laboratory.bugs import BUGS, asked, expected, lessons
+from laboratory.bugs import BUGS, asked, expected, explained, lessons
 from laboratory.instruments import kernel, own, process
 from laboratory.instruments.client import REQUEST, fetch
-from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, Result, measure
+from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, WORDLESS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
 from laboratory.instruments.process import ServerFailed, free_port
 from tests.helpers import ON_PATH, PYTHON
@@ -107,6 +107,15 @@ def test_a_server_that_has_ended_is_like_a_stage_only_where_a_bug_explains_it(ca
         f'\nYours behaves like no stage.\nAt the experiment "{silent.asks}": it has ended.\n'
         f'It printed:\n    bye\nA server that {eintr.cases["ends"].yours} ends so: make diff-part3-v1.3\n'
         'Fix that first, and grade it again.\n')
+
+
+def test_an_end_without_a_word_is_explained_by_eintr_where_that_ends_the_server(capsys):
+    silent, eintr = BUGS['silent_client'], BUGS['eintr']
+    results = {silent: Result(ENDED, WORDLESS, 'the server has ended, with exit status 0', printed=[])}
+    found = explained(results, lambda bug: Result(BUG, 'ends') if bug == eintr else None)
+    assert [(bug, result.case) for bug, result in found.items()] == [(eintr, 'ends'), (silent, 'eintr')]
+    assert explained(results, lambda bug: Result(PASS)) == results
+    assert explained({silent: Result(ENDED, '')}, None) == {silent: Result(ENDED, '')}
 
 
 def test_what_does_not_apply_is_no_bug(monkeypatch):

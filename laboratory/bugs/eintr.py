@@ -119,8 +119,9 @@ CASES = {
         fails, although nothing is wrong. Today's Python then makes the same call again. Python 2 doesn't,
         and there you have to do that yourself, and nothing else.
 
-        Put only the line with accept() into a try, inside the loop, and go back to the top of the loop when
-        a signal has interrupted it (EINTR, see accept(2)): except InterruptedError: continue."""),
+        Inside the loop, where accept() fails and the error is EINTR, go back to the top of the loop, see
+        accept(2). In Python, put only the line with accept() into a try: except InterruptedError: continue.
+        In C: if (errno == EINTR) continue, or SA_RESTART for sigaction()."""),
     'blocks': Case(
         'serves nobody after EINTR', f'{CHILD_ENDS}; curl -m 2 localhost:8888/hello', '',
         f'You see curl time out: {EINTR}'),

@@ -71,8 +71,9 @@ CASES = {
         A process keeps a descriptor until it closes it, or ends. Your server doesn't end. So whatever it
         opens for a client, it has to close again, in every process that has a copy of it.
 
-        Find the process that keeps it. If it is the parent, call client_fd.close() there, after os.fork(),
-        and keep no list of sockets. End a child that has answered, with os._exit(0). Close files, too."""),
+        Find the process that keeps it. If it is the parent, close it there, after the fork, with
+        client_fd.close(), and keep no list of sockets. A child that has answered has to end, with
+        os._exit(0) or _exit(0). Close files, too."""),
     'shut': Case(
         'keeps sockets whose connections are over',
         'for i in 1 2 3; do curl -s -m 2 localhost:8888/hello; done; '
@@ -86,8 +87,8 @@ CASES = {
         shutdown() ends the connection for all processes that share it, so the client sees FIN. But each of
         them keeps its descriptor until it closes it, or ends. Only close() gives it back.
 
-        Find the process that keeps the socket. If it is the parent, call close() there, after the fork, and
-        keep no list of sockets. In Python that is client_fd.close()."""),
+        Find the process that keeps the socket. If it is the parent, close it there, after the fork, and keep
+        no list of sockets.""", cured_by='part3-v1.1'),
     'file': Case(
         'leaks descriptors that are no connections',
         'for i in 1 2 3; do curl -s -m 2 localhost:8888/hello; done; '

@@ -84,9 +84,9 @@ CASES = {
         While one SIGCHLD has not been delivered yet, more of them add nothing. So one run of your handler
         may stand for 24 children: reap all that have ended, and do not wait for those that still run.
 
-        In the handler of SIGCHLD, call os.waitpid(-1, os.WNOHANG) in a loop, see waitpid(2). It never
-        waits. Return when it gives the pid 0, because the other children still run, or when it raises
-        ChildProcessError, because no child is left."""),
+        In the handler of SIGCHLD, call waitpid(-1, WNOHANG) in a loop, see waitpid(2). It never waits.
+        Return when it gives the pid 0, because the other children still run, or when it fails with ECHILD
+        (ChildProcessError in Python), because no child is left."""),
     'none_reaped': Case(
         'leaves zombies',
         'for i in 1 2 3; do curl -s -m 2 localhost:8888/hello; done; sleep 1; '

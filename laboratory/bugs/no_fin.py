@@ -79,8 +79,9 @@ CASES = {
         The child is a copy of your server, so both have the client's socket. The kernel sends FIN only when
         the last copy is closed. So the other process has to close its own, too, and can do so at once.
 
-        In serve_forever(), where os.fork() has returned a pid and not 0, call client_fd.close(). That line
-        is for the parent, so put it after the block of the child. And keep no list of sockets."""),
+        Where fork() has returned a pid and not 0, close the client's socket: client_fd.close() in
+        serve_forever(). That line is for the parent, so put it after the block of the child. And keep no
+        list of sockets."""),
     'kept': Case(
         'does not close its connections',
         "curl -m 3 localhost:8888/hello & sleep 1; ss -tnp 'sport = :8888'", '',
@@ -92,8 +93,8 @@ CASES = {
         The client cannot know that your reply is complete, unless you say how long it is, or end the
         connection. The kernel sends FIN when you close the socket, or when your process ends.
 
-        When a client has been answered, close its socket: client_fd.close(), close(fd), socket.end(). Keep
-        no list of sockets. Or send Content-Length, with the number of bytes of the body.""", cured_by=''),
+        When a client has been answered, close its socket, and keep no list of sockets. Or send
+        Content-Length, with the number of bytes of the body.""", cured_by=''),
     'sleeps': Case(
         'sleeps before it closes a connection',
         "curl -m 9 -w '%{time_total} seconds\\n' localhost:8888/hello", '',
@@ -116,7 +117,7 @@ CASES = {
 
         The kernel resets a connection if you close a socket whose bytes you have not read, or ask for it.
 
-        Let recv() take the whole request before client_fd.close(). Set no SO_LINGER.""", cured_by=''),
+        Let recv() take the whole request before you close the socket. Set no SO_LINGER.""", cured_by=''),
 }
 BUG = about(
     globals(),

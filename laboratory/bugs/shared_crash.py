@@ -64,8 +64,8 @@ CASES = {
         The kernel ends a process as a whole, with all its threads. What serves a client and may crash has
         to be a process of its own, and the first process only accepts clients.
 
-        In serve_forever(), call os.fork() instead of starting a thread. In the child, where it returns 0,
-        handle the client, close its socket, and end with os._exit(0)."""),
+        Call fork() instead of starting a thread. In the child, where it returns 0, handle the client, close
+        its socket, and end with _exit(0). In Python they are os.fork() and os._exit(0)."""),
 }
 BUG = about(
     globals(), scene=one_of_two_crashes, when_ended=its_own_end,

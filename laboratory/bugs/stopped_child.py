@@ -49,7 +49,7 @@ CASES = {
         'sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; pkill -STOP -nP {pid}; sleep 1; '
         'curl -m 2 localhost:8888/hello; pkill -CONT -P {pid}',
         r'curl: \(28\)',
-        'You see curl time out: your handler waits for a child that has not ended.', """
+        'You see curl time out: you wait() for a child that has not ended.', """
         Stop the child of a silent client, and then send a request:
         {see}
         The request gets no answer. What does your server wait for?
@@ -57,8 +57,8 @@ CASES = {
         The kernel also sends SIGCHLD when a child is stopped. Your handler then waits until a child ends,
         and the whole server with it. It must only ask whether one has ended, and return if none has.
 
-        In the handler, os.wait() waits until a child ends. Call os.waitpid(-1, os.WNOHANG) instead, see
-        waitpid(2): it returns (0, 0) at once if there are children, but none has ended. Then return."""),
+        wait() waits until a child ends. Call waitpid() with -1 and WNOHANG instead, see waitpid(2): it gives
+        the pid 0 at once if there are children, but none has ended. Then return."""),
     'held_up': Case(
         'serves nobody while a child is stopped',
         'sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; pkill -STOP -nP {pid}; sleep 1; '

@@ -33,7 +33,7 @@ def experiment(server, step):
     elif not children.forks(server):
         return Result(NO_CHILD, detail=children.NONE_SEEN)
     else:
-        answered = set(server.forked)
+        answered = children.copies(server)
     server.wait_until(lambda: not children.zombies(server))
 
     def living():
@@ -63,14 +63,14 @@ CASES = {
         The kernel keeps a child that has ended until its parent asks how it ended. A parent that asks too
         early has to wait. But the kernel sends it a signal when a child has ended: that is the time to ask.
 
-        Before the loop in serve_forever(), call signal.signal(signal.SIGCHLD, handle_exit). Then write
-        handle_exit(signum, frame), which calls os.wait(). To report it, use os.write(1, b'...'), because
-        print() is not safe in a signal handler."""),
+        Before the loop in serve_forever(), set a handler for SIGCHLD that calls wait(). In Python:
+        signal.signal(signal.SIGCHLD, handle_exit), and handle_exit(signum, frame) calls os.wait(). To report
+        it, use os.write(1, b'...'), because print() is not safe in a signal handler."""),
     'never_ends': Case(
         'keeps children that have answered',
         'for i in 1 2; do curl -s -m 2 localhost:8888/hello; done; pid={pid}; '
         'ps -o pid,ppid,stat,args -p $pid --ppid $pid', '',
-        'You see your child below your server, alive (S): end it when it has answered, with os._exit(0).', """
+        'You see your child below your server, alive (S): end it when it has answered, with _exit(0).', """
         Send two requests, and list your processes:
         {see}
         Each client leaves one more. What does a child do when it has answered?
@@ -78,7 +78,7 @@ CASES = {
         A child is a copy of your server. When it has answered, it comes back to your loop, and serves
         clients like its parent. Nobody ends it.
 
-        End the block of the child, where os.fork() has returned 0, with os._exit(0).""",
+        End the block of the child, where fork() has returned 0, with _exit(0): os._exit(0) in Python.""",
         cured_by='part3-v1.1-fd-leak'),
 }
 BUG = about(

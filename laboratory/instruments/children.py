@@ -63,6 +63,12 @@ def reaped(server):
     return sum(map(kernel.faults_of_the_reaped, server.own))
 
 
+def copies(server):
+    """What was forked, without those that run another program than their parent."""
+    return {pid for pid, parent in server.forked.items()
+            if kernel.program(pid) in ('', kernel.program(parent))}
+
+
 def forks(server):
     """Whether the server forks for clients that speak at once: three of five make it fork or reap a child.
 
@@ -72,10 +78,10 @@ def forks(server):
     server.let_rest()
     seen, by_itself = [], 0
     while max(seen.count(True), seen.count(False), by_itself) < 3:
-        before = len(server.forked), reaped(server)
+        before = copies(server), reaped(server)
 
         def something(before=before):
-            return (len(server.forked), reaped(server)) != before
+            return bool(copies(server) - before[0]) or reaped(server) != before[1]
         if server.wait_until(something, nap=0):
             by_itself += 1
             continue

@@ -106,9 +106,14 @@ def variable(pid, name):
     return unless_gone(lambda: psutil.Process(pid).environ().get(name), None)
 
 
+def program(pid):
+    """The path of the program that it runs; '' where it has ended."""
+    return unless_gone(lambda: psutil.Process(pid).exe(), '')
+
+
 def is_python3(pid):
     """Whether the process runs a Python 3, which calls accept() again after a signal (PEP 475)."""
-    return 'python3' in os.path.basename(unless_gone(lambda: psutil.Process(pid).exe(), ''))
+    return 'python3' in os.path.basename(program(pid))
 
 
 def alive(pid):

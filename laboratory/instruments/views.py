@@ -95,7 +95,7 @@ def exchange(server):
         return processes(server)
     got, shown = reply.data or f'({WORDS[reply.end]})'.encode(), []
     for mark, data, most in ('>', sent or b'(nothing)', 10), ('<', got, 7):
-        lines = data.decode('latin-1').removesuffix('\r\n').split('\r\n')
+        lines = data.decode(errors='backslashreplace').removesuffix('\r\n').split('\r\n')
         shown += [f'{mark} {line[:100]}' + '...' * (len(line) > 100) for line in map(printable, lines[:most])]
         if len(lines) > most:
             shown.append(f'{mark} ... {len(lines) - most} more lines')

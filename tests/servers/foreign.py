@@ -204,19 +204,8 @@ def helper():
 
 
 def logger():
-    """Serves one client after the other, and starts a program that stays for each of them."""
+    """Serves one client after the other, and starts a program for each of them, which stays."""
     iterate(listen(), lambda number, client_fd: subprocess.Popen(['sleep', '60']))
-
-
-def children_with_helpers():
-    """Each child runs a program of its own while it waits for the request."""
-    def handle_with_help(client_fd):
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        helper = subprocess.Popen(['sleep', '60'])
-        handle(client_fd)
-        helper.kill()
-    signal.signal(signal.SIGCHLD, reap)
-    fork_for_each(listen(), handle=handle_with_help)
 
 
 def spare_worker():
