@@ -9,10 +9,9 @@ from laboratory.instruments.workers import main_process
 
 
 def experiment(server, step):
-    main = main_process(server)
+    main, pids = main_process(server), server.processes()
     if not main:
         return Result(NOT_TESTED, detail='it has no process that all others descend from')
-    pids = [main, *kernel.family(main)]  # without a shell that has started it
     with wsgi.fifo(server):
         reading, working, idle = clients = [connected(server) for _ in range(3)]
         narrow(reading)
