@@ -38,7 +38,7 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'sleeps_for_long', 'no_fin', 'sleeps'),
     (FOREIGN, 'sleeps_for_long', 'zombie', 'not tested'),
     (FOREIGN, 'sleeps_and_leaks', 'no_fin', 'no_end'),
-    (FOREIGN, 'keeps_connections', 'no_fin', 'kept'),
+    (FOREIGN, 'never_closes', 'no_fin', 'kept'),
     (FOREIGN, 'shuts_down', 'fd_leak', 'shut'),
     (FOREIGN, 'logger', 'zombie', 'no child'),
     (FOREIGN, 'spare_worker', 'shared_crash', 'no child'),

@@ -168,7 +168,7 @@ def sleeps_and_leaks():
                   lambda number, client_fd: kept.append(os.dup(client_fd.fileno())))
 
 
-def keeps_connections():
+def never_closes():
     kept = []
     iterate(listen(), lambda number, client_fd: kept.append(os.dup(client_fd.fileno())))
 
