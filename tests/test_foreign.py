@@ -43,7 +43,7 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'logger', 'zombie', 'no child'),
     (FOREIGN, 'spare_worker', 'shared_crash', 'no child'),
     (FOREIGN, 'spare_worker', 'stopped_child', 'no child'),
-    (FOREIGN, 'answers_unasked', 'stopped_child', 'not tested'),
+    (FOREIGN, 'answers_at_once', 'stopped_child', 'not tested'),
     (FOREIGN, 'is_started_again', 'eintr', 'ends'),
     (FOREIGN, 'misspells_eintr', 'eintr', 'ended'),
     (FOREIGN, 'forks_late', 'lost_signal', 'none_reaped'),

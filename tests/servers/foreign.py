@@ -217,7 +217,7 @@ def spare_worker():
         os.read(reader, 1)
 
 
-def answers_unasked():
+def answers_at_once():
     fork_for_each(listen(), handle=lambda client_fd: client_fd.sendall(REPLY))
 
 
