@@ -21,7 +21,7 @@ def experiment(server, step):
     read_reply(client, server)
     server.wait_until(lambda: not children.zombies(server) and not any(map(kernel.alive, server.forked)))
     step('The child has answered', views.processes)
-    was_seen, answered = children.zombies(server), {child}
+    was_seen, answered, what = children.zombies(server), {child}, 'a child that has answered'
     client.close()
     if child:
         for _ in range(2):
@@ -33,18 +33,18 @@ def experiment(server, step):
     elif not children.forks(server):
         return Result(NO_CHILD, detail=children.NONE_SEEN)
     else:
-        answered = children.copies(server)
+        answered, what = children.copies(server), 'what it forks for a client'
     server.wait_until(lambda: not children.zombies(server))
 
     def living():
-        return [pid for pid in answered if pid and kernel.alive(pid)]
+        return [pid for pid in answered - {None} if kernel.alive(pid)]
     ended = server.wakes_up(lambda: len(living()) < 3, answered)
     if not children.reaps_later(server):
         if not was_seen:
             step('More clients have come and gone', views.processes)
         return bug('zombie', 'the child has answered and is a zombie')
     if ended:
-        return passed('a child that has answered is gone when the next client comes')
+        return passed(f'{what} is gone when the next client comes')
     if all(map(kernel.naps, living())):
         return Result(NOT_TESTED, detail=f'no child has ended: {len(living())} that have answered sleep')
     return bug('never_ends', 'the child has answered and does not end')
