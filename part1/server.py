@@ -17,12 +17,9 @@ print(f'Serving HTTP on port {listen_socket.getsockname()[1]} ...', flush=True)
 try:
     while True:
         client_fd, client_addr = listen_socket.accept()
-        try:
-            request = client_fd.recv(1024)
-            print(request.decode('ascii', 'backslashreplace'), flush=True)
-            client_fd.sendall(b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n')
-        except ConnectionError:
-            pass  # the client is gone: nobody is left to answer
+        request = client_fd.recv(1024)
+        print(request.decode('ascii', 'backslashreplace'), flush=True)
+        client_fd.sendall(b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n')
         client_fd.close()
 except KeyboardInterrupt:
     pass  # Ctrl-C is the way to end this server

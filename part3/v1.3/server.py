@@ -19,12 +19,9 @@ def handle_exit(signum, frame):
 
 
 def handle_request(client_fd):
-    try:
-        request = client_fd.recv(1024)
-        print(request.decode('ascii', 'backslashreplace'), flush=True)
-        client_fd.sendall(b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n')
-    except ConnectionError:
-        pass  # the client is gone: nobody is left to answer
+    request = client_fd.recv(1024)
+    print(request.decode('ascii', 'backslashreplace'), flush=True)
+    client_fd.sendall(b'HTTP/1.1 200 OK\r\n\r\nHello, World!\n')
 
 
 def serve_forever():

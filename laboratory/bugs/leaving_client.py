@@ -1,0 +1,175 @@
+"""outlives clients that leave"""
+import re
+import socket
+
+from laboratory.instruments import kernel, views
+from laboratory.instruments.client import REQUEST, ask, reset, try_to_connect
+from laboratory.instruments.experiment import Case, NoAnswer, about, bug, its_own_end, passed
+from laboratory.instruments.output import RAISED, last_error
+from laboratory.instruments.process import A_WHILE
+
+CLIENTS = 10  # that leave in the same way
+WAYS = {  # to leave, the usual ones first: what is sent before, and whether RST follows instead of FIN
+    'without a word': (b'', False),
+    'after half a request': (REQUEST[:20], False),
+    'before its reply': (REQUEST, False),
+    'with a reset, without a word': (b'', True),
+    'with a reset, before its reply': (REQUEST, True),
+}
+
+
+def experiment(server, step):
+    number = max(2, min(CLIENTS, int(2 / (server.pace or 0.1))))
+    pids, before = server.processes(), kernel.descriptors(server.processes())
+    if not all(is_answered(server) for _ in range(number)):
+        raise NoAnswer('one of the clients that come, ask and go is not answered')
+    leaks = not server.wait_until(lambda: kernel.descriptors(pids) <= before)  # that is another bug
+    for way in WAYS:
+        before = kernel.descriptors(pids)
+        leave(server, number, way)
+        result = what_is_wrong(server, number, way, lambda before=before: (
+            0 if leaks else kernel.descriptors(pids) - before))
+        if result:
+            step(f'{number} clients have left {way}', views.output if server.has_ended() else views.processes)
+            return result
+    return passed(f'after {number * len(WAYS)} clients that have left, the next one is answered')
+
+
+def is_answered(server):
+    """Whether a client is answered who asks properly."""
+    client = try_to_connect(server)
+    with client or socket.socket():
+        return bool(client and ask(client, server))
+
+
+def leave(server, number, way):
+    """Let so many clients leave in that way, or as many as the server takes at once."""
+    data, is_reset = WAYS[way]
+    # while they are silent, a server without children accepts no other: it gets bytes and RST together
+    silent = [try_to_connect(server) for _ in server.listened] if data and is_reset else []
+    for _ in range(number):
+        if not (client := try_to_connect(server)):
+            break
+        if is_reset:
+            client.sendall(data)
+            reset(client)
+        else:
+            client.sendall(data, socket.MSG_MORE)  # the bytes and FIN go out together
+            client.close()
+    for client in filter(None, silent):
+        client.close()
+
+
+def what_is_wrong(server, number, way, kept):
+    """The Result where such clients do harm, None where they do none; kept() is how many descriptors stay."""
+    def lost():
+        return len(server.listened) - sum(server.port in kernel.ports(pid) for pid in server.processes())
+    answered = is_answered(server)  # behind them in the backlog
+    if answered:
+        server.wait_until(lambda: kept() <= 0)
+    else:
+        kernel.eventually(server.has_ended, 1)
+    if server.has_ended():
+        return bug(f'ends {way}', f'{what_ended(server)}; a client had just left {way}')
+    if lost() > 0 and not kernel.eventually(lambda: lost() <= 0, A_WHILE):
+        count = f'{lost()} of {len(server.listened)} processes that listened'
+        return bug(f'processes {way}', f'{count} have ended, after {number} clients that left {way}')
+    if not answered:
+        return bug(f'hangs {way}', f'after {number} clients that left {way}, the next one is not answered')
+    if (more := kept()) > number // 2:
+        return bug(f'descriptors {way}', f'{more} more descriptors after {number} clients that left {way}')
+
+
+def what_ended(server):
+    """What has ended the server, as far as its exit status and its last words tell."""
+    status, printed = server.exit_status(), server.output()
+    raised = [re.match(r'[\w.]+', match[0])[0] for match in RAISED.finditer(printed)]
+    name = (status.removeprefix(', by ') if 'SIG' in status else
+            raised[-1] if raised and raised[-1] != 'Error' else  # as all are called in Node
+            last_error(printed) or 'a panic' * ('panic' in printed))
+    return f'{name} has ended the server' if name else f'the server has ended{status}'
+
+
+def all_leave(server):
+    """A client that leaves in each of the ways."""
+    for way in WAYS:
+        server.let_rest()
+        leave(server, 1, way)
+    server.let_rest()
+
+
+def as_typed(way):
+    """The command that is a client which leaves in that way."""
+    data, is_reset = WAYS[way]
+    linger = 'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); ' * is_reset
+    return ('python3 -c \'import socket, struct; '
+            'client = socket.create_connection("localhost:8888".split(":")); '
+            f'{linger}client.send(b"{repr(data)[2:-1]}"); client.close()\'')
+
+
+ASKS = 'sleep 1; curl -m 2 localhost:8888/hello'
+SEVERAL = f'for i in $(seq {CLIENTS}); do {{}}; done; '
+TOLD = {  # what such clients do to the server, as the cases begin: what is said of it
+    'ends': ('ends when a client leaves', f'{{}}; {ASKS}',
+             'You see no answer to the second client: the first one has ended your server.', """
+        Be a client that leaves, and then one that asks:
+        {see}
+        Is the second one answered? If your server has printed an error, that names the call. If it ended
+        without a word, type echo $? where it ran: 141 stands for SIGPIPE.
+
+        Clients leave when they like: somebody closes a tab. Then recv() or send() on that connection fails,
+        and an error that nobody catches ends its process. A send() can also send that process SIGPIPE,
+        which ends it without a word. So who else lives in the process that serves this client?
+
+        One process for each client, made by os.fork(), loses only that client. Or catch the error of one
+        client: ConnectionError in Python, the event 'error' of each socket in Node. In C, call
+        signal(SIGPIPE, SIG_IGN) or send() with MSG_NOSIGNAL, and look at what recv() and send() return."""),
+    'processes': ('loses a process to each client that leaves', f'{SEVERAL}{ASKS}; ps -o pid,stat,args -p {{pids}}',
+                  'You see fewer processes than you have started: a client that left has ended its worker.', """
+        Let some clients leave, and then count your processes:
+        {see}
+        How many did you start? Each has ended because of one client. Who will serve the next ones?
+
+        A worker serves one client after the other. An error that nobody catches ends it, and so does
+        SIGPIPE. If as many clients leave as there are workers, nobody is left to serve.
+
+        In the worker's loop, put a try around what it does for one client, and go on with the next after a
+        ConnectionError. In C, call signal(SIGPIPE, SIG_IGN) before you fork. Or let the first process
+        wait() for its workers, and fork another one for each that has ended."""),
+    'hangs': ('serves nobody after clients that leave', f'{SEVERAL}{ASKS}',
+              'You see curl time out: your server is busy with clients that have gone.', """
+        Let some clients leave, and then ask:
+        {see}
+        Nobody answers. Does your server wait, or does it use the CPU? Type top in another terminal.
+
+        recv() returns no bytes (b'' in Python, 0 in C) if the client has closed. That is no request, and
+        nothing more will come, however often you read. A loop that waits for the rest never ends. And a
+        thread of a pool that an error has ended serves nobody either.
+
+        After each recv(), look whether it has returned no bytes. If so, close the socket, forget it (in a
+        table, in epoll, in select) and go on with the next client. In a thread of a pool, catch the errors
+        of one client in its loop."""),
+    'descriptors': ('keeps the descriptors of clients that leave',
+                    f'{SEVERAL}sleep 1; for pid in {{pids}}; do ls /proc/$pid/fd | wc -l; done',
+                    'You see about 10 more than before: close the socket of a client that has gone, too.', """
+        Count your descriptors after clients that leave. Type it twice:
+        {see}
+        The number grows. After clients that ask and get their reply, it does not. What does your code do
+        for those, and not for the others?
+
+        recv() returns no bytes if the client has closed. The connection is then half closed (CLOSE_WAIT)
+        until you close your side as well. Nobody else can do that for you, as long as you run.
+
+        Close where all ways meet: with client_fd: or a finally in Python. In a loop of events, where recv()
+        returns no bytes, take the socket out of your tables, and close it there. Do the same after an
+        error."""),
+}
+SHOWS = {'ends with a reset, without a word': r'ConnectionResetError(.|\n)*curl: \(7\)|curl: \(7\)(.|\n)*ConnectionResetError'}
+CASES = {f'{what} {way}': Case(f'{yours} {way}', see.replace('{}', as_typed(way)), SHOWS.get(f'{what} {way}', ''),
+                               look_for, hints)
+         for what, (yours, see, look_for, hints) in TOLD.items() for way in WAYS}
+BUG = about(
+    globals(), scene=all_leave, when_ended=its_own_end,
+    witness='ConnectionResetError has ended the server; a client had just left with a reset, without a word',
+    predict='A client connects, and resets the connection without a word. Is the next one answered?',
+    why='an error that nobody catches ends its process. If that serves one client alone, the others go on.')
