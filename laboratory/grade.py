@@ -24,7 +24,17 @@ from rich.text import Text
 from common import settings
 from laboratory.bugs import BUGS, UNKNOWN, asked, beside, cure, expected, explained, known_stages, named_stage
 from laboratory.instruments import telling
-from laboratory.instruments.experiment import BUG, NO_CHILD, NO_HANDLER, NO_WORKER, PASS, UNJUDGED, measure
+from laboratory.instruments.experiment import (
+    BUG,
+    ENDED,
+    NO_ANSWER,
+    NO_CHILD,
+    NO_HANDLER,
+    NO_WORKER,
+    PASS,
+    UNJUDGED,
+    measure,
+)
 from laboratory.instruments.own import own_server, try_out, why_untested
 from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.saves import EVERY, Files
@@ -69,8 +79,9 @@ def summary(results, goal):
     outcomes = {bug.name: result.outcome for bug, result in results.items()}
     stopped = {bug: result for bug, result in results.items() if result.outcome in UNJUDGED}
     print()
-    if not all(outcomes.get(result.case) == BUG for result in stopped.values()):  # else that bug has ended it
-        return like_none(*next(iter(stopped.items())))
+    unexplained = [(bug, result) for bug, result in stopped.items() if not is_explained(result, results)]
+    if unexplained:
+        return like_none(*unexplained[0])
 
     def unlike(stage):
         there = expected(stage)
@@ -99,12 +110,18 @@ def summary(results, goal):
             print(f'    {bug.asks}: {outcomes[bug.name]} ({like.name}: {there})')
         return
     console.print(f'[bold]Yours behaves like {like.name}[/]: {bugs or "no bug was found"}.')
-    if stopped:
-        causes = sorted({result.case.upper() for result in stopped.values()})
-        print(f'Where it has ended, {" or ".join(causes)} has ended it.')
+    if ended := sorted({result.detail for result in stopped.values() if result.outcome == ENDED}):
+        print(f'Where it has ended: {", or ".join(ended)}.')
     if like in part[:-1]:
         following = part[part.index(like) + 1].name
         print(f'Next: {following}, make diff-{following}')
+
+
+def is_explained(result, results):
+    """Whether a bug that was found is why a server has ended, or does not answer: clients leave everywhere."""
+    found = {bug.name: found.case for bug, found in results.items() if found.outcome == BUG}
+    is_hung = found.get('leaving_client', '').startswith(('hangs', 'processes'))
+    return result.case in found or result.outcome == NO_ANSWER and is_hung
 
 
 def like_none(bug, result):

@@ -23,6 +23,8 @@ NO_ANSWER, ERROR, ENDED = 'no answer', 'error', 'ended'
 WORDLESS = 'wordless'  # an end without an error that was printed, or a signal
 UNJUDGED = [ENDED, ERROR, NO_ANSWER]  # mend that first
 FROM_BAD_TO_GOOD = [*UNJUDGED, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER, PASS]
+CAUSES = {  # the bugs that end a server with such an error or signal
+    'EINTR': 'eintr', **dict.fromkeys(['SIGPIPE', 'EPIPE', 'ECONNRESET'], 'leaving_client')}
 TIME_TO_END = 5  # seconds in which a server that is about to end has ended
 AT_ONCE = 6  # experiments; each waits more than it works
 
@@ -30,7 +32,7 @@ AT_ONCE = 6  # experiments; each waits more than it works
 class Result(NamedTuple):
     """What an experiment has found."""
     outcome: str  # one of those above
-    case: str = ''  # which of the cases of its bug; for an end, the error behind it, 'eintr', or WORDLESS
+    case: str = ''  # which of the cases of its bug; for an end, the bug behind it, 'eintr', or WORDLESS
     detail: str = ''  # what was seen, in a sentence
     others: tuple = ()  # what else is wrong, in a sentence each
     steps: tuple = ()  # of (words, what was seen at that moment)
@@ -73,12 +75,13 @@ class Case(NamedTuple):
 
 def ended(server, result):
     """The Result of a server that has ended unasked, whatever was about to be concluded."""
-    name, raised = last_error(server.output()), RAISED.findall(server.output())
+    status, raised = server.exit_status(), RAISED.findall(server.output())
+    name = 'SIGPIPE' if 'SIGPIPE' in status else last_error(server.output())
     if name:
-        return Result(ENDED, name.lower(), f'{name} has ended the server')
+        return Result(ENDED, CAUSES.get(name, ''), f'{name} has ended the server')
     cause = f': {printable(raised[-1])}' if raised else ''
     case = WORDLESS if not raised and server.returncode() in range(128) else ''  # by no signal either
-    return Result(ENDED, case, f'the server has ended{server.exit_status()}{cause}')
+    return Result(ENDED, case, f'the server has ended{status}{cause}')
 
 
 def its_own_end(server, result):

@@ -2,8 +2,11 @@
 import os
 import re
 import resource
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -297,3 +300,22 @@ def resume(pids):
     """Let the processes run that were stopped."""
     for pid in pids:
         send(pid, signal.SIGCONT)
+
+
+def run_times(pids):
+    """{folder of a thread: (its seconds of CPU, those in which it waited for one)}, see schedstat (Linux)."""
+    found = {task: read(f'{task}/schedstat').split() for pid in pids for task in tasks(pid)}
+    return {task: (int(fields[0]) / 1e9, int(fields[1]) / 1e9) for task, fields in found.items() if fields}
+
+
+def calls_of(task):
+    """The system calls that a thread makes in a moment, a line each, as strace has them; '' where none works."""
+    if not shutil.which('strace'):
+        return ''
+    with tempfile.NamedTemporaryFile('r', errors='replace') as log:
+        strace = subprocess.Popen(['strace', '-qq', '-o', log.name, '-p', os.path.basename(task)],
+                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        eventually(lambda: os.path.getsize(log.name) > 1000 or strace.poll() is not None, 1)
+        strace.terminate()
+        strace.wait()
+        return log.read()
