@@ -118,7 +118,7 @@ def summary(results, goal):
 
 
 def is_explained(result, results):
-    """Whether a bug that was found is why a server has ended, or does not answer: clients leave everywhere."""
+    """Whether a bug that was found is why a server has ended or does not answer: clients leave everywhere."""
     found = {bug.name: found.case for bug, found in results.items() if found.outcome == BUG}
     is_hung = found.get('leaving_client', '').startswith(('hangs', 'processes'))
     return result.case in found or result.outcome == NO_ANSWER and is_hung

@@ -38,7 +38,7 @@ part3-v1.1 3 serve_forever
 part3-v1.2 7 handle_exit serve_forever
 part3-v1.3 5 serve_forever
 part3-final 12 handle_exit
-part3-threads 6 handle_request serve_forever
+part3-threads 11 handle_request serve_forever
 part4-v1.0 30 handle_exit serve_forever get_environ
 part4-v1.1 32 handle_exit serve_forever serve_clients handle_one_request
 part4-v1.2 51 serve_forever fork_worker end_with_supervisor serve_clients handle_one_request

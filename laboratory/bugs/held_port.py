@@ -3,7 +3,7 @@ import signal
 import socket
 
 from laboratory.instruments import children, kernel, views
-from laboratory.instruments.client import ask, connected, try_to_connect
+from laboratory.instruments.client import ask, try_to_connect
 from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about, asked_to_end, bug, passed
 from laboratory.instruments.process import A_WHILE
 
@@ -17,9 +17,9 @@ def experiment(server, step):
     if held := holders(server):
         other = try_to_connect(server)
         if other and ask(other, server):
-            return Result(NOT_TESTED, detail='other processes of it go on serving when the first one has ended')
-        case, which = ('child', 'child') if held[0] in server.forked else ('process', 'other process')
-        return bug(case, f'the first process has ended, and the {which} {held[0]} keeps its port: it still listens')
+            return Result(NOT_TESTED, detail='other processes go on serving when the first one has ended')
+        case = 'child' if held[0] in server.forked else 'process'
+        return bug(case, f'the first process has ended, and the {case} {held[0]} still listens on its port')
     told = 'nobody listens on its port when the first process has ended'
     if not is_free(client.family, server.port):
         told += '; but without SO_REUSEADDR you cannot start it again for a minute or so'
@@ -68,11 +68,12 @@ def first_ends(server):
     end(server, client)
 
 
-SEE = ("sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; kill {pid}; sleep 1; ss -tlnp 'sport = :8888'")
+SEE = ('sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; kill {pid}; sleep 1; '
+       "ss -tlnp 'sport = :8888'")
 CASES = {
     'child': Case(
         'keeps its port in a child', SEE, '',
-        'You see a process that still listens: your child has a copy of the listening socket. Close it there.', """
+        'You see a process that still listens: your child has a copy of that socket. Close it there.', """
         While a client is silent, end your server, and see who listens:
         {see}
         Nobody should. Which process is in the last column? Now try to start your server again.

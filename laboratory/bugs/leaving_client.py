@@ -117,15 +117,16 @@ TOLD = {  # what such clients do to the server, as the cases begin: what is said
         Is the second one answered? If your server has printed an error, that names the call. If it ended
         without a word, type echo $? where it ran: 141 stands for SIGPIPE.
 
-        Clients leave when they like: somebody closes a tab. Then recv() or send() on that connection fails,
-        and an error that nobody catches ends its process. A send() can also send that process SIGPIPE,
-        which ends it without a word. So who else lives in the process that serves this client?
+        Clients leave when they like: somebody closes a tab. Then recv() fails, or whatever sends, and an
+        error that nobody catches ends the process. In C, sending to a client that has gone ends it without
+        a word, by SIGPIPE. So who else is served by the process that serves this client?
 
-        One process for each client, made by os.fork(), loses only that client. Or catch the error of one
-        client: ConnectionError in Python, the event 'error' of each socket in Node. In C, call
-        signal(SIGPIPE, SIG_IGN) or send() with MSG_NOSIGNAL, and look at what recv() and send() return."""),
-    'processes': ('loses a process to each client that leaves', f'{SEVERAL}{ASKS}; ps -o pid,stat,args -p {{pids}}',
-                  'You see fewer processes than you have started: a client that left has ended its worker.', """
+        A process for each client, made by os.fork(), ends alone. Or catch the error of one client:
+        ConnectionError in Python, the event 'error' of each socket in Node. In C, call
+        signal(SIGPIPE, SIG_IGN), or send with MSG_NOSIGNAL, and look at what each call returns."""),
+    'processes': ('loses a process to each client that leaves',
+                  f'{SEVERAL}{ASKS}; ps -o pid,stat,args -p {{pids}}',
+                  'You see fewer processes than you have started: some have ended with their clients.', """
         Let some clients leave, and then count your processes:
         {see}
         How many did you start? Each has ended because of one client. Who will serve the next ones?
@@ -164,10 +165,11 @@ TOLD = {  # what such clients do to the server, as the cases begin: what is said
         returns no bytes, take the socket out of your tables, and close it there. Do the same after an
         error."""),
 }
-SHOWS = {'ends with a reset, without a word': r'ConnectionResetError(.|\n)*curl: \(7\)|curl: \(7\)(.|\n)*ConnectionResetError'}
-CASES = {f'{what} {way}': Case(f'{yours} {way}', see.replace('{}', as_typed(way)), SHOWS.get(f'{what} {way}', ''),
-                               look_for, hints)
-         for what, (yours, see, look_for, hints) in TOLD.items() for way in WAYS}
+SHOWS = {'ends with a reset, without a word': r'curl: \(7\)(.|\n)*ConnectionResetError'}
+CASES = {
+    (name := f'{what} {way}'): Case(
+        f'{yours} {way}', see.replace('{}', as_typed(way)), SHOWS.get(name, ''), look_for, hints)
+    for what, (yours, see, look_for, hints) in TOLD.items() for way in WAYS}
 BUG = about(
     globals(), scene=all_leave, when_ended=its_own_end,
     witness='ConnectionResetError has ended the server; a client had just left with a reset, without a word',

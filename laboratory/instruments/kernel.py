@@ -309,12 +309,12 @@ def run_times(pids):
 
 
 def calls_of(task):
-    """The system calls that a thread makes in a moment, a line each, as strace has them; '' where none works."""
+    """The system calls that a thread makes, a line each, as strace shows them; '' where it cannot."""
     if not shutil.which('strace'):
         return ''
     with tempfile.NamedTemporaryFile('r', errors='replace') as log:
         strace = subprocess.Popen(['strace', '-qq', '-o', log.name, '-p', os.path.basename(task)],
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                                  stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         eventually(lambda: os.path.getsize(log.name) > 1000 or strace.poll() is not None, 1)
         strace.terminate()
         strace.wait()
