@@ -55,10 +55,11 @@ def test_a_request_longer_than_one_recv_is_answered_with_a_reset(serve):
                 pass
 
 
-@pytest.mark.parametrize('stage', ['part1', 'part3-v1.0', 'part3-final'])
-def test_a_client_that_resets_is_survived(serve, stage):
+@pytest.mark.parametrize(('stage', 'others_are_served'), [
+    ('part1', False), ('part3-v1.0', False), ('part3-v1.1', True), ('part3-final', True),
+    ('part3-threads', True)])
+def test_a_client_that_resets_ends_the_process_or_thread_that_serves_it(serve, stage, others_are_served):
     server = serve(stage)
-    for hang_up in reset_after(b''), reset_after(b'GET / HTT'):
-        hang_up(server)
-        assert fetch(server, REQUEST)[:2] == (REPLY, FIN)
-    assert 'Traceback' not in server.output()
+    reset_after(b'')(server)
+    wait_for_output(server, 'ConnectionResetError: [Errno 104] Connection reset by peer\n')
+    assert (fetch(server, REQUEST)[:2] == (REPLY, FIN)) is others_are_served

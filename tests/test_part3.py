@@ -14,7 +14,7 @@ import pytest
 
 from common.stages import find_stage
 from laboratory.instruments import kernel
-from laboratory.instruments.client import FIN, REFUSED, REQUEST, ask, connect, fetch, read_reply
+from laboratory.instruments.client import FIN, REFUSED, REQUEST, ask, connect, fetch, read_reply, reset
 from laboratory.instruments.process import ServerProcess, free_port
 from tests.helpers import ends, names, wait_for_output
 
@@ -108,7 +108,7 @@ def test_the_parent_outlives_a_report_that_it_cannot_print(stage):
             fetch(server, REQUEST)
             server.let_rest()
         assert not server.has_ended()
-        assert 'Traceback' not in server.output()
+        assert 'in handle_exit' not in server.output()  # while a child that cannot print ends of it
 
 
 @pytest.mark.parametrize('stage', HANDLING)
@@ -122,6 +122,18 @@ def test_every_reaped_child_is_reported(serve, stage):
             ask(client, server)
         wait_for_output(server, f'get SIGCHLD from: {children[-1]}\n')
     assert re.findall(r'get SIGCHLD from: (\d+)', server.output()) == [str(child) for child in children]
+
+
+@pytest.mark.parametrize('stage', HANDLING)
+def test_a_child_that_an_error_ends_is_reaped_as_any_other(serve, stage):
+    server = serve(stage)
+    with connect(server) as client:
+        server.wait_until(lambda: kernel.children(server.pid))
+        (child,) = kernel.children(server.pid)
+        reset(client)
+    wait_for_output(server, f'get SIGCHLD from: {child}\n')
+    assert server.output().count('Traceback') == 1
+    assert server.processes() == [server.pid]
 
 
 @pytest.mark.parametrize('stage', FORKING)

@@ -1,6 +1,8 @@
 """Servers that are built otherwise than the stages, or wrong otherwise: foreign.py NAME."""
+import contextlib
 import errno
 import os
+import select
 import signal
 import socket
 import struct
@@ -29,7 +31,14 @@ def handle(client_fd):
         pass
 
 
-def iterate(listen_socket, accepted=lambda number, client_fd: None):
+def answer(client_fd):
+    """Answer in two pieces, and let all errors through."""
+    client_fd.recv(1024)
+    client_fd.sendall(REPLY[:19])
+    client_fd.sendall(REPLY[19:])
+
+
+def iterate(listen_socket, accepted=lambda number, client_fd: None, handle=handle):
     """Serve one client after the other; accepted() is called before each is handled."""
     for number in range(1, sys.maxsize):
         client_fd, client_addr = listen_socket.accept()
@@ -280,6 +289,75 @@ def pauses():
         time.sleep(0.3)
         client_fd.sendall(REPLY[19:])
         client_fd.close()
+
+
+def two_pieces():
+    iterate(listen(), handle=answer)
+
+
+def sigpipe():
+    """As in C, where nothing ignores SIGPIPE."""
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    two_pieces()
+
+
+def sigpipe_in_children():
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), handle=answer)
+
+
+def workers_that_end():
+    listen_socket = listen()
+    workers(lambda: iterate(listen_socket, handle=answer))
+
+
+def threads_that_end():
+    """A pool of threads, each of which ends with the first client that leaves."""
+    listen_socket = listen()
+    for _ in range(4):
+        threading.Thread(target=iterate, args=[listen_socket], kwargs={'handle': answer}, daemon=True).start()
+    signal.pause()
+
+
+def threads_that_stay():
+    def handle_and_stay(client_fd):
+        handle(client_fd)
+        client_fd.close()
+        threading.Event().wait()
+    listen_socket = listen()
+    while True:
+        client_fd, client_addr = listen_socket.accept()
+        threading.Thread(target=handle_and_stay, args=[client_fd], daemon=True).start()
+
+
+def keeps_the_wordless():
+    """Does not look whether recv() has returned bytes."""
+    listen_socket, clients = listen(), []
+    while True:
+        for ready in select.select([listen_socket, *clients], [], [])[0]:
+            if ready is listen_socket:
+                clients.append(ready.accept()[0])
+            elif ready.recv(1024):
+                ready.sendall(REPLY)
+                clients.remove(ready)
+                ready.close()
+
+
+def never_stops_at_0():
+    """Its handler asks for children that have ended until there are no children."""
+    def handle_exit(signum, frame):
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, os.WNOHANG)
+    signal.signal(signal.SIGCHLD, handle_exit)
+    fork_for_each(listen())
+
+
+def children_that_listen():
+    listen_socket = listen()
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen_socket, accepted=lambda number, client_fd: os.dup(listen_socket.fileno()))
 
 
 def raises_in_handler():
