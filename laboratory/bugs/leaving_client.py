@@ -3,12 +3,13 @@ import re
 import socket
 
 from laboratory.instruments import kernel, views
-from laboratory.instruments.client import REQUEST, ask, reset, try_to_connect
-from laboratory.instruments.experiment import Case, NoAnswer, about, bug, its_own_end, passed
+from laboratory.instruments.client import REQUEST, SOON, ask, readable, reset, rest_of, try_to_connect
+from laboratory.instruments.experiment import TIME_TO_END, Case, NoAnswer, about, bug, its_own_end, passed
 from laboratory.instruments.output import RAISED, last_error
 from laboratory.instruments.process import A_WHILE
 
 CLIENTS = 10  # that leave in the same way
+MORE = getattr(socket, 'MSG_MORE', 0)  # Linux: what is sent waits for what follows
 WAYS = {  # to leave, the usual ones first: what is sent before, and whether RST follows instead of FIN
     'without a word': (b'', False),
     'after half a request': (REQUEST[:20], False),
@@ -35,11 +36,14 @@ def experiment(server, step):
     return passed(f'after {number * len(WAYS)} clients that have left, the next one is answered')
 
 
-def is_answered(server):
-    """Whether a client is answered who asks properly."""
+def is_answered(server, behind=0):
+    """Whether a client is answered who asks properly behind so many others, and stays to the end."""
     client = try_to_connect(server)
     with client or socket.socket():
-        return bool(client and ask(client, server))
+        came = client and (ask(client, server) or readable(client, 3 * behind * server.pace))
+        if came:
+            rest_of(client, SOON)
+        return bool(came)
 
 
 def leave(server, number, way):
@@ -54,7 +58,7 @@ def leave(server, number, way):
             client.sendall(data)
             reset(client)
         else:
-            client.sendall(data, socket.MSG_MORE)  # the bytes and FIN go out together
+            client.sendall(data, MORE)  # the bytes and FIN go out together
             client.close()
     for client in filter(None, silent):
         client.close()
@@ -64,14 +68,16 @@ def what_is_wrong(server, number, way, kept):
     """The Result where such clients do harm, None where they do none; kept() is how many descriptors stay."""
     def lost():
         return len(server.listened) - sum(server.port in kernel.ports(pid) for pid in server.processes())
-    answered = is_answered(server)  # behind them in the backlog
+    answered = is_answered(server, behind=2 * number)  # in the backlog
     if answered:
         server.wait_until(lambda: kept() <= 0)
     else:
-        kernel.eventually(server.has_ended, 1)
+        server.let_rest(most=TIME_TO_END)
+    if lost() > 0:
+        kernel.eventually(lambda: lost() <= 0 or server.has_ended(), A_WHILE)
     if server.has_ended():
         return bug(f'ends {way}', f'{what_ended(server)}; a client had just left {way}')
-    if lost() > 0 and not kernel.eventually(lambda: lost() <= 0, A_WHILE):
+    if lost() > 0:
         count = f'{lost()} of {len(server.listened)} processes that listened'
         return bug(f'processes {way}', f'{count} have ended, after {number} clients that left {way}')
     if not answered:
@@ -102,9 +108,9 @@ def as_typed(way):
     """The command that is a client which leaves in that way."""
     data, is_reset = WAYS[way]
     linger = 'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); ' * is_reset
+    asks = f'client.send(b"{repr(data)[2:-1]}"); ' * bool(data)
     return ('python3 -c \'import socket, struct; '
-            'client = socket.create_connection("localhost:8888".split(":")); '
-            f'{linger}client.send(b"{repr(data)[2:-1]}"); client.close()\'')
+            f'client = socket.create_connection("localhost:8888".split(":")); {linger}{asks}client.close()\'')
 
 
 ASKS = 'sleep 1; curl -m 2 localhost:8888/hello'
@@ -168,7 +174,8 @@ TOLD = {  # what such clients do to the server, as the cases begin: what is said
 SHOWS = {'ends with a reset, without a word': r'curl: \(7\)(.|\n)*ConnectionResetError'}
 CASES = {
     (name := f'{what} {way}'): Case(
-        f'{yours} {way}', see.replace('{}', as_typed(way)), SHOWS.get(name, ''), look_for, hints)
+        f'{yours} {way}', see.replace('{}', as_typed(way)), SHOWS.get(name, ''), look_for, hints,
+        cured_by=None if what == 'ends' else '')
     for what, (yours, see, look_for, hints) in TOLD.items() for way in WAYS}
 BUG = about(
     globals(), scene=all_leave, when_ended=its_own_end,
