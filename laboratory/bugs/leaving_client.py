@@ -33,7 +33,10 @@ def experiment(server, step):
         if result:
             step(f'{number} clients have left {way}', views.output if server.has_ended() else views.processes)
             return result
-    return passed(f'after {number * len(WAYS)} clients that have left, the next one is answered')
+    told = f'after {number * len(WAYS)} clients that have left, the next one is answered'
+    if errors := sorted(set(raised(server))):
+        told += f'; it has printed {" and ".join(errors)}, and goes on'
+    return passed(told)._replace(printed=[])  # so that no error is told twice
 
 
 def is_answered(server, behind=0):
@@ -86,13 +89,17 @@ def what_is_wrong(server, number, way, kept):
         return bug(f'descriptors {way}', f'{more} more descriptors after {number} clients that left {way}')
 
 
+def raised(server):
+    """The names of the errors that it has printed; in Node each is called Error, which says nothing."""
+    names = [re.match(r'[\w.]+', match[0])[0] for match in RAISED.finditer(server.output())]
+    return [name for name in names if name != 'Error']
+
+
 def what_ended(server):
     """What has ended the server, as far as its exit status and its last words tell."""
     status, printed = server.exit_status(), server.output()
-    raised = [re.match(r'[\w.]+', match[0])[0] for match in RAISED.finditer(printed)]
     name = (status.removeprefix(', by ') if 'SIG' in status else
-            raised[-1] if raised and raised[-1] != 'Error' else  # as all are called in Node
-            last_error(printed) or 'a panic' * ('panic' in printed))
+            [last_error(printed) or 'a panic' * ('panic' in printed), *raised(server)][-1])
     return f'{name} has ended the server' if name else f'the server has ended{status}'
 
 
