@@ -90,9 +90,9 @@ def what_is_wrong(server, number, way, kept):
 
 
 def raised(server):
-    """The names of the errors that it has printed; in Node each is called Error, which says nothing."""
+    """The names of the errors that it has printed, but for those that say nothing."""
     names = [re.match(r'[\w.]+', match[0])[0] for match in RAISED.finditer(server.output())]
-    return [name for name in names if name != 'Error']
+    return [name for name in names if name not in ('Error', 'Exception')]
 
 
 def what_ended(server):
