@@ -1,6 +1,7 @@
 """outlives clients that leave"""
 import re
 import socket
+from contextlib import suppress
 
 from laboratory.instruments import kernel, views
 from laboratory.instruments.client import REQUEST, SOON, ask, readable, reset, rest_of, try_to_connect
@@ -43,7 +44,8 @@ def is_answered(server, behind=0):
     """Whether a client is answered who asks properly behind so many others, and stays to the end."""
     client = try_to_connect(server)
     with client or socket.socket():
-        came = client and (ask(client, server) or readable(client, 3 * behind * server.pace))
+        late = 3 * behind * server.pace
+        came = client and (ask(client, server) or readable(client, late) and rest_of(client, SOON).data)
         if came:
             rest_of(client, SOON)
         return bool(came)
@@ -57,12 +59,10 @@ def leave(server, number, way):
     for _ in range(number):
         if not (client := try_to_connect(server)):
             break
-        if is_reset:
-            client.sendall(data)
-            reset(client)
-        else:
-            client.sendall(data, MORE)  # the bytes and FIN go out together
-            client.close()
+        with client, suppress(ConnectionError):  # the server may have ended
+            client.sendall(data, 0 if is_reset else MORE)  # FIN goes out with the bytes
+            if is_reset:
+                reset(client)
     for client in filter(None, silent):
         client.close()
 

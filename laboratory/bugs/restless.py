@@ -1,6 +1,7 @@
 """rests when it has nothing to do"""
 import re
 import time
+from contextlib import suppress
 
 from laboratory.instruments import kernel, views
 from laboratory.instruments.client import REQUEST, ask, connected, try_to_connect
@@ -47,7 +48,7 @@ def come_and_go(server, number):
         client = try_to_connect(server)
         if not client:  # it has ended, or is stuck
             break
-        with client:
+        with client, suppress(ConnectionError):  # it may have ended just now
             ask(client, server) if data == REQUEST else client.sendall(data)
 
 
