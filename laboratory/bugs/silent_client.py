@@ -1,39 +1,91 @@
 """answers other clients while one is silent"""
-from laboratory.instruments import children
-from laboratory.instruments.children import number_of_clients
-from laboratory.instruments.client import ask, connected, read_reply, readable
+import time
+from functools import partial
+
+from laboratory.instruments import children, kernel, process
+from laboratory.instruments.client import REQUEST, answer, ask, connect, connected, readable, send
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
 from laboratory.instruments.views import connections
 
+MOMENT = 0.7  # seconds for which a client may say nothing
+LINE, REST = REQUEST[:21], REQUEST[21:]  # of a request as somebody types it
+ONE_MORE = 'Some clients say nothing, or not all; another one has sent its request'
+STEPS = {
+    'waits': 'One client is connected and says nothing; a second one has sent its request',
+    'later_client': 'One client is connected and says nothing; a later one has sent its request',
+    'left': 'Some clients have left without a word; another one has sent its request'}
+
 
 def experiment(server, step):
-    before, silent = len(server.processes()), connected(server)
-    for number in range(number_of_clients(server)):  # more than one: a worker of several may be held up
-        case, which = ('later_client', 'a later') if number else ('waits', 'a second')
-        other = connected(server)
-        is_answered = children.answers_in_a_while(other, server)
-        if number == 0 or not is_answered:
-            step(f'One client is connected and says nothing; {which} one has sent its request', connections)
-        if not is_answered:
-            silent.close()
-            if not read_reply(other, server).data:
-                raise NoAnswer(f'{which} client is not answered, even after the silent one has gone')
-            return bug(case, f'{which} client waits while another one is silent')
-        other.close()  # else the end of it may hold up a worker
-        if number == 0:
-            server.let_rest()
-            reply = read_reply(silent, server) if readable(silent) else None
-            if reply and (not reply.data or reply.status == 408):
-                return bug('cut_off', 'the silent client is cut off before it speaks')
-            if not reply and not ask(silent, server):
-                return bug('cut_off', 'the silent client is not answered when it speaks')
-            silent.close()
-            silent = connected(server)
-    silent.close()
+    """One client is silent, then more and more, while others come; at last some speak and some leave."""
+    silent, number = {}, children.number_of_clients(server)  # {client: when it came}
+    for other in range(number):
+        if not other or other > number // 3:
+            silent[connected(server)] = time.monotonic()
+        if len(silent) > 1:
+            case, words = 'pool', f'it bears {len(silent) - 1} silent clients; with one more, all others wait'
+        elif other:
+            case, words = 'later_client', 'a later client waits while another one is silent'
+        else:
+            case, words = 'waits', 'a second client waits while another one is silent'
+        if result := serve_another(server, silent, step, case, words):
+            return result
+    seen, halves = f'others are answered while {len(silent)} clients are silent', list(silent)[::3]
+    for client in halves:
+        del silent[client]
+        send(client, server, LINE)
     server.let_rest()
-    left = len(server.processes()) - before
-    stay = f'; {left} more processes than before still run' * (left >= number_of_clients(server))
-    return passed(f'a second client is answered while the first one is silent{stay}')
+    replies = {client: answer(client, server) for client in halves if readable(client)}  # to the first piece
+    kernel.eventually(lambda: any(map(readable, silent)),
+                      min(silent.values(), default=0) + MOMENT - time.monotonic())
+    if result := end_early(server, silent) or serve_another(
+            server, silent, step, 'halfway', 'a client waits while others have sent one line of a request'):
+        return result
+    for client in halves:
+        if client not in replies and not readable(client):  # else it was silent for too long
+            send(client, server, REST)
+            replies[client] = answer(client, server)
+    with connect(server) as client:
+        send(client, server, REQUEST)
+        status = answer(client, server).status
+    for reply in replies.values():
+        if not reply.data or reply.status != status:
+            return bug('in_pieces', f'a client that sends its request in two pieces gets {reply}')
+    for number, client in enumerate(silent):
+        if number % 2 and not readable(client) and not ask(client, server):
+            return bug('cut_off', 'a silent client is not answered when it speaks')
+        client.close()
+    result = serve_another(server, {}, step, 'left', 'the next client waits once silent ones have left')
+    return result or passed(seen)
+
+
+def serve_another(server, silent, step, case, words):
+    """Let one more client come; return the Result where it waits, or costs a silent one its connection."""
+    other = connected(server)
+    is_prompt = ask(other, server)
+    is_answered = is_prompt or (server.comes_to(partial(readable, other), process.A_WHILE)
+                                and answer(other, server).data)
+    if case == 'waits' or not is_answered:
+        step(STEPS.get(case, ONE_MORE), connections)
+    if not is_answered:
+        for client in silent:
+            client.close()
+        if case != 'left' and not answer(other, server).data:
+            raise NoAnswer('the next client is not answered, even after the silent ones have gone')
+        return bug(case, words)
+    other.close()  # else the end of it may hold up a worker
+    return end_early(server, silent, for_another=not is_prompt)
+
+
+def end_early(server, silent, for_another=False):
+    """The Result where a silent client was answered, or cut off too soon or for another one; else None."""
+    for client in filter(readable, list(silent)):
+        age, reply = time.monotonic() - silent.pop(client), answer(client, server)
+        if reply.data and reply.status < 400:
+            return bug('unasked', f'a client that has sent nothing gets {reply}')
+        if for_another or age < MOMENT + server.pace:
+            return bug('cut_off', 'a silent client is cut off before it speaks')
+    return None
 
 
 CASES = {
@@ -73,6 +125,72 @@ CASES = {
         r"(sleep 2; printf 'GET /hello HTTP/1.1\r\nHost: x\r\n\r\n'; sleep 1) | "
         'curl -s -m 5 telnet://localhost:8888', '',
         'You see no greeting: you make room for others at the cost of this client. Serve both at once.'),
+    'pool': Case(
+        'serves only so many clients at once',
+        'for i in $(seq 16); do (sleep 5 | curl -s -m 5 telnet://localhost:8888 &); done; sleep 1; '
+        'curl -m 2 localhost:8888/hello', '',
+        'You see curl time out: 16 silent clients hold all of your threads or processes.', """
+        Let 16 clients say nothing, and ask for a page:
+        {see}
+        How many threads or processes serve clients, and what does each of them wait for?
+
+        A pool of N serves N clients at once, and N silent ones fill it. Nobody knows how many will come.
+
+        Start a child or a thread when a client has come, instead of some in advance. Or wait for all clients
+        at once in an event loop: poll(), epoll or kqueue tell which of them have sent something.""",
+        cured_by='part3-v1.1-fd-leak'),
+    'halfway': Case(
+        'waits for the rest of a request',
+        r"(printf 'GET /hello HTTP/1.1\r\n'; sleep 5) | curl -s -m 5 telnet://localhost:8888 & sleep 1; "
+        'curl -m 2 localhost:8888/hello', '',
+        'You see curl time out: while half of a request has come, you wait for the rest and serve nobody.', """
+        Let a client send the first line of a request, and another one all of its own:
+        {see}
+        Where does your server wait for the rest? An event loop may begin to read, and then wait in there.
+
+        A client that has begun may pause like one that has not. So nothing but the wait for all clients at
+        once may wait for one of them, unless it has a process or a thread of its own.
+
+        In an event loop, make the sockets non-blocking, and keep what has come of each request until its
+        blank line is there. No readline() and no loop around recv(). Otherwise fork() for each client."""),
+    'in_pieces': Case(
+        'loses a request that comes in two pieces',
+        r"(printf 'GET /hello HTTP/1.1\r\n'; sleep 1; printf 'Host: x\r\n\r\n'; sleep 1) | "
+        'curl -s -m 5 telnet://localhost:8888', '',
+        'You see no reply, or another one than to a request in one piece: collect the pieces.', """
+        Send a request as somebody types it, one line and then the other:
+        {see}
+        What has the first recv() returned, and what do you take it for?
+
+        TCP carries bytes, not messages: one recv() may return a part of a request, and the rest comes later.
+        A request is there when its blank line is there.
+
+        Put what comes behind what has come before from this client, and look in all of it for the blank
+        line, \\r\\n\\r\\n. Before that, neither answer nor close the connection."""),
+    'unasked': Case(
+        'answers before it is asked',
+        'sleep 2 | curl -s -m 2 telnet://localhost:8888', '',
+        'You see a reply, though nobody has asked: read the request first.', """
+        Connect and say nothing:
+        {see}
+        Who speaks first in HTTP? What becomes of the request that comes after your reply?
+
+        A client sends its request, then the server replies. If you reply and close before you have read the
+        request, the kernel answers it with a reset, and the client may lose your reply.
+
+        Call recv() on the client's socket before you send anything.""", cured_by=''),
+    'left': Case(
+        'serves nobody once a silent client has left',
+        'curl -s -m 1 telnet://localhost:8888; curl -m 2 localhost:8888/hello', '',
+        'You see curl time out: a client that has left without a word keeps your server busy.', """
+        Connect, leave without a word, and ask for a page:
+        {see}
+        What does recv() return when a client has left, and what does your server do with that?
+
+        It returns no bytes, at once, and again whenever you ask. This is the end and no data: wait for no
+        more.
+
+        Where recv() returns b'', or 0 in C, close the socket and forget this client.""", cured_by=''),
 }
 BUG = about(
     globals(), scene=children.one_is_silent,

@@ -74,12 +74,17 @@ def comes(client, server):
 
 
 def ask(client, server):
-    """Send a request; return the first bytes of the answer, b'' where none comes."""
-    try:
-        client.sendall(REQUEST)
-        return client.recv(65536) if comes(client, server) else b''
-    except ConnectionError:
-        return b''
+    """Send a request; return the answer, b'' where none comes."""
+    send(client, server, REQUEST)
+    return answer(client, server).data
+
+
+def answer(client, server):
+    """The Reply to a request, to its end, or as far as the first one came: an end may come late or never."""
+    reading = Reading()
+    reply = read_on(client, server, reading, lambda: reading.complete or len(reading.data) >= server.whole)
+    server.whole = min(len(reply.data), 65536) or server.whole
+    return reply
 
 
 def one_request(server, data=REQUEST):

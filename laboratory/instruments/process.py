@@ -75,6 +75,7 @@ class ServerProcess:
     until_end        an ExitStack for what shall last as long as the server: connections, for example
     folder           where it and an experiment meet: a Path, in the variable PROBES of its environment
     last_exchange    the request that fetch() sent last, and its Reply; None for none
+    whole            the bytes of a whole answer, as far as ask() has seen
     """
 
     def __init__(self, command, env=(), bounds=None, pace=0.0, patience=PATIENCE):
@@ -84,7 +85,7 @@ class ServerProcess:
         self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
         self.pace, self.patience = pace, patience
         self.pid, self.port, self.own, self.forked = None, None, set(), {}
-        self.last_exchange = None
+        self.last_exchange, self.whole = None, float('inf')
         self.until_end = ExitStack()
 
     def __enter__(self):
