@@ -3,11 +3,11 @@ import time
 from functools import partial
 
 from laboratory.instruments import children, kernel, process
-from laboratory.instruments.client import REQUEST, answer, ask, connect, connected, readable, send
+from laboratory.instruments.client import REQUEST, answer, ask, connected, readable, send
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
 from laboratory.instruments.views import connections
 
-MOMENT = 0.7  # seconds for which a client may say nothing
+MOMENT = 0.5  # seconds for which a client may say nothing
 LINE, REST = REQUEST[:21], REQUEST[21:]  # of a request as somebody types it
 ONE_MORE = 'Some clients say nothing, or not all; another one has sent its request'
 STEPS = {
@@ -23,7 +23,7 @@ def experiment(server, step):
         if not other or other > number // 3:
             silent[connected(server)] = time.monotonic()
         if len(silent) > 1:
-            case, words = 'pool', f'it bears {len(silent) - 1} silent clients; with one more, all others wait'
+            case, words = 'pool', f'the next client waits while {len(silent)} are silent; one fewer it bears'
         elif other:
             case, words = 'later_client', 'a later client waits while another one is silent'
         else:
@@ -34,26 +34,27 @@ def experiment(server, step):
     for client in halves:
         del silent[client]
         send(client, server, LINE)
-    server.let_rest()
+    server.wait_until(lambda: any(map(readable, silent)), nap=0)
     replies = {client: answer(client, server) for client in halves if readable(client)}  # to the first piece
     kernel.eventually(lambda: any(map(readable, silent)),
                       min(silent.values(), default=0) + MOMENT - time.monotonic())
     if result := end_early(server, silent) or serve_another(
             server, silent, step, 'halfway', 'a client waits while others have sent one line of a request'):
         return result
-    for client in halves:
-        if client not in replies and not readable(client):  # else it was silent for too long
-            send(client, server, REST)
-            replies[client] = answer(client, server)
-    with connect(server) as client:
+    speaking = [client for client in [*list(silent)[::2], connected(server)] if not readable(client)]
+    for client in speaking:
         send(client, server, REQUEST)
-        status = answer(client, server).status
+    goes_on = [client for client in halves if client not in replies and not readable(client)]
+    for client in goes_on:
+        send(client, server, REST)
+    *spoken, due = [answer(client, server) for client in speaking]
+    replies |= {client: answer(client, server) for client in goes_on}
+    if not all(reply.data for reply in spoken):
+        return bug('cut_off', 'a silent client is not answered when it speaks')
     for reply in replies.values():
-        if not reply.data or reply.status != status:
+        if not reply.data or reply.status != due.status:
             return bug('in_pieces', f'a client that sends its request in two pieces gets {reply}')
-    for number, client in enumerate(silent):
-        if number % 2 and not readable(client) and not ask(client, server):
-            return bug('cut_off', 'a silent client is not answered when it speaks')
+    for client in [*silent, *halves]:
         client.close()
     result = serve_another(server, {}, step, 'left', 'the next client waits once silent ones have left')
     return result or passed(seen)
@@ -68,9 +69,11 @@ def serve_another(server, silent, step, case, words):
     if case == 'waits' or not is_answered:
         step(STEPS.get(case, ONE_MORE), connections)
     if not is_answered:
+        if case == 'later_client' and not any(kernel.activity(server.processes())[0] for _ in range(3)):
+            return bug('spins', f'{words}, and the server uses the CPU all the time')
         for client in silent:
             client.close()
-        if case != 'left' and not answer(other, server).data:
+        if case not in ('halfway', 'left') and not answer(other, server).data:
             raise NoAnswer('the next client is not answered, even after the silent ones have gone')
         return bug(case, words)
     other.close()  # else the end of it may hold up a worker
@@ -120,6 +123,21 @@ CASES = {
         Look for os.wait(), and for os.waitpid() without os.WNOHANG. os.waitpid(-1, os.WNOHANG) never waits:
         it returns (0, 0) if there are children, but none has ended. Then leave your loop.""",
         cured_by='part3-final'),
+    'spins': Case(
+        'spins while the child of a silent client lives',
+        'sleep 9 | curl -s -m 9 telnet://localhost:8888 & sleep 1; '
+        'for i in 1 2; do curl -m 2 localhost:8888/hello; done; ps -o pid,stat,time,args -p {pid}', '',
+        'You see the second curl time out, and the TIME of your server grow: your handler never stops.', """
+        One client is silent, a second one is answered, and the next one waits:
+        {see}
+        Your server runs (R) all the time. Which loop is it in?
+
+        A handler that reaps in a loop is done when no more child has ended, not when no child is left: that
+        of the silent client may live for hours.
+
+        os.waitpid(-1, os.WNOHANG) returns (0, 0) then, and waitpid() in C or Perl 0: leave the loop. The
+        error ECHILD comes only when there are no children at all.""",
+        cured_by='part3-final'),
     'cut_off': Case(
         'cuts off a client that is silent for a moment',
         r"(sleep 2; printf 'GET /hello HTTP/1.1\r\nHost: x\r\n\r\n'; sleep 1) | "
@@ -143,7 +161,7 @@ CASES = {
         'waits for the rest of a request',
         r"(printf 'GET /hello HTTP/1.1\r\n'; sleep 5) | curl -s -m 5 telnet://localhost:8888 & sleep 1; "
         'curl -m 2 localhost:8888/hello', '',
-        'You see curl time out: while half of a request has come, you wait for the rest and serve nobody.', """
+        'You see curl time out: you wait for the rest of one request, and serve nobody meanwhile.', """
         Let a client send the first line of a request, and another one all of its own:
         {see}
         Where does your server wait for the rest? An event loop may begin to read, and then wait in there.
