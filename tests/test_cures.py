@@ -74,6 +74,7 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
             continue
         pid = os.fork()
 """, 'stopped_child', 'held_up'),
+        'the request': (r'request = client_fd.recv\(1024\)', "request = b''", 'silent_client', 'unasked'),
         'a handler that waits for all children': (
             r'os\.waitpid\(-1, os\.WNOHANG\)', 'os.wait()', 'silent_client', 'later_client'),
         'one more accept() after EINTR': (
@@ -228,8 +229,6 @@ OTHERWISE = {  # what is replaced, and what comes out
         'part3-final', SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), 'silent_client', PASS),
     'a slow handler while clients come and go': (
         'part3-final', SLOW_HANDLER[0], SLOW_HANDLER[1].format(0.3), 'fd_leak', PASS),
-    'an answer without a request': (
-        'part3-final', r'request = client_fd.recv\(1024\)', "request = b''", 'silent_client', PASS),
     'a thread that reaps one child after the other': (
         'part3-final', r'    signal\.signal\(.*\n', REAPS_ONE_BY_ONE, 'lost_signal', PASS),
     'a handler that is gone after the first signal': (

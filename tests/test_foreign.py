@@ -2,13 +2,18 @@
 import os
 import re
 import shlex
+import socket
+import subprocess
 import sys
 from functools import partial
 
 import pytest
 
+from common.stages import ROOT
 from laboratory.bugs import BUGS
+from laboratory.bugs.broken_reply import wrong
 from laboratory.instruments import kernel
+from laboratory.instruments.client import FIN, Reading
 from laboratory.instruments.experiment import BUG, measure
 from laboratory.instruments.own import own_server, try_out
 from laboratory.instruments.process import PATIENCE
@@ -25,12 +30,25 @@ def judged(command, bug, pace=0.0):
 
 
 @pytest.mark.parametrize(('file', 'name', 'bug', 'due'), [
-    (FOREIGN, 'ports_of_its_own', 'silent_client', 'waits|later_client'),  # by chance
+    (FOREIGN, 'ports_of_its_own', 'silent_client', 'waits|later_client|pool'),  # by chance
     (FOREIGN, 'workers_that_wait', 'stopped_child', 'waits'),
     (FOREIGN, 'workers_with_zombies', 'zombie', 'zombie'),
     (FOREIGN, 'worker_for_each', 'zombie', 'pass'),
     (FOREIGN, 'worker_for_each', 'stopped_child', 'not tested'),
     (FOREIGN, 'two_ports', 'silent_client', 'pass'),
+    (FOREIGN, 'two_threads', 'silent_client', 'pool'),
+    (FOREIGN, 'three_workers', 'silent_client', 'pool'),
+    (FOREIGN, 'answers_unasked', 'silent_client', 'unasked'),
+    (FOREIGN, 'short_limit', 'silent_client', 'cut_off'),
+    (FOREIGN, 'long_limit', 'silent_client', 'pass'),
+    (FOREIGN, 'collects', 'silent_client', 'pass'),
+    (FOREIGN, 'takes_pieces_for_requests', 'silent_client', 'in_pieces'),
+    (FOREIGN, 'waits_in_its_loop', 'silent_client', 'halfway'),
+    (FOREIGN, 'spins_when_one_has_left', 'silent_client', 'left'),
+    (FOREIGN, 'reaps_for_ever', 'silent_client', 'spins'),
+    (FOREIGN, 'keeps_connections', 'silent_client', 'pass'),
+    (FOREIGN, 'keeps_connections', 'broken_reply', 'pass'),
+    (FOREIGN, 'keeps_and_forgets', 'broken_reply', 'unanswered'),
     (FOREIGN, 'leaks_the_second', 'no_fin', 'no_end'),
     (FOREIGN, 'leaks_the_second', 'fd_leak', 'socket'),
     (FOREIGN, 'sleeps_for_a_while', 'no_fin', 'pass'),
@@ -120,6 +138,68 @@ def judged(command, bug, pace=0.0):
 ])
 def test_a_server_is_judged_by_what_it_does(file, name, bug, due):
     assert re.fullmatch(due, judged(f'{PYTHON} tests/{file} {name}', bug))
+
+
+@pytest.mark.parametrize(('language', 'file', 'due'), [
+    ('perl', 'indented.pl', 'indented'), ('node', 'wrong_length.js', 'too_short'), ('gcc', 'sizeof.c', 'nul'),
+    ('node', 'event_loop.js', 'pass')])
+def test_a_reply_is_judged_in_any_language(language, file, due, tool, tmp_path):
+    command = f'{tool(language)} tests/servers/{file}'
+    if language == 'gcc':
+        subprocess.run([*shlex.split(command), '-o', tmp_path / 'server'], cwd=ROOT, check=True)
+        command = shlex.quote(f'{tmp_path}/server')
+    assert judged(command, 'broken_reply') == due
+
+
+OK, PAGE = b'HTTP/1.1 200 OK\r\n', b'Hello, World!\n'
+CHUNKED = OK + b'Transfer-Encoding: chunked\r\n\r\n'
+
+
+@pytest.mark.parametrize(('data', 'due'), [
+    (OK + b'\r\n' + PAGE, 'pass'),
+    (OK.replace(b'1.1', b'1.0') + b'\r\n' + PAGE, 'pass'),
+    (b'HTTP/1.1 200\r\n\r\n' + PAGE, 'pass'),
+    (b'http/1.1 200 OK\r\n\r\n' + PAGE, 'pass'),  # h11 refuses it
+    (b'HTTP/1.1 200 OK\nServer: mine\n\n' + PAGE, 'pass'),
+    (OK + b'Content-Type : text/plain\r\n\r\n' + PAGE, 'pass'),  # h11 refuses it
+    (OK + b'Server: mine\r\n and yours\r\n\r\n' + PAGE, 'pass'),
+    (OK + b'Content-Length: 14\r\n\r\n' + PAGE, 'pass'),
+    (CHUNKED + b'e\r\n' + PAGE + b'\r\n0\r\n\r\n', 'pass'),
+    (b' ' + OK + b'\r\n' + PAGE, 'indented'),
+    (b'\n' + OK + b'\r\n' + PAGE, 'indented'),
+    (b'HTTP/1.1 200 OK\n    Server: mine\n    \n    Hello, World!\n', 'indented'),
+    (b'HTTP/1.1 200 OK\n    \n    Hello, World!\n', 'indented'),
+    (PAGE, 'no_status_line'),
+    (b'Status: 200 OK\r\n\r\n' + PAGE, 'no_status_line'),
+    (b'HTTP/1.1 OK\r\n\r\n' + PAGE, 'status_line'),
+    (b'HTTP/1.2 200 OK\r\n\r\n' + PAGE, 'status_line'),  # h11 takes it
+    (OK + PAGE, 'no_blank_line'),
+    (OK.replace(b'\r\n', br'\r\n') + br'\r\n' + PAGE, 'no_blank_line'),
+    (OK + b'Content-Type text/plain\r\n\r\n' + PAGE, 'header_line'),
+    (OK + b'\0\r\n' + PAGE, 'nul'),
+    (OK + b'Content-Length: 20\r\n\r\n' + PAGE, 'too_long'),
+    (OK + b'Content-Length: 13\r\n\r\n<p>Gr\xc3\xbc\xc3\x9fe</p>\n', 'too_short'),
+    (OK + b'Content-Length: -1\r\n\r\n' + PAGE, 'no_length'),
+    (OK + b'Content-Length: 14\r\nContent-Length: 5\r\n\r\n' + PAGE, 'no_length'),
+    (CHUNKED + PAGE, 'chunked'),
+    (CHUNKED + b'14\r\n' + PAGE + b'\r\n0\r\n\r\n', 'chunked'),
+    (CHUNKED + b'e\r\n' + PAGE + b'\r\n', 'chunked'),
+])
+def test_a_reply_is_wrong_where_curl_does_not_print_its_page(data, due, tool):
+    with socket.create_server(('127.0.0.1', 0)) as listener:
+        url = f'http://127.0.0.1:{listener.getsockname()[1]}/'
+        command = [tool('curl'), '-s', '-m', '20', '--noproxy', '*', url]
+        curl = subprocess.Popen(command, stdout=subprocess.PIPE)
+        client, _ = listener.accept()
+        with client:
+            client.recv(4096)
+            client.sendall(data)
+        got, _ = curl.communicate()
+    assert ((curl.returncode, got) == (0, PAGE)) is (due == 'pass')
+    reading = Reading()
+    reading.take(data)
+    reading.take(b'')
+    assert (wrong(reading.reply(FIN), is_last=True) or ['pass'])[0] == due
 
 
 LISTENS = """

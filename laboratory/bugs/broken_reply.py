@@ -235,11 +235,11 @@ CASES = {
         'You see ^@, the NUL that ends a string in C: sizeof counts it, strlen() does not.', """
         See each byte that your server sends; ^@ is NUL, the byte 0:
         {see}
-        Which string ends there? How do you tell send() how long it is?
+        Which string ends there? How do you tell write() how long it is?
 
         In C, a byte 0 ends a string in memory. It is no part of the text, and curl takes no header with it.
 
-        Give write() or send() the strlen() of the string, or what snprintf() has returned. sizeof is one
+        Give write() the strlen() of the string, or what snprintf() has returned. sizeof is one
         more, and for a buffer it is the size of the whole buffer."""),
     'too_long': Case(
         'announces more than it sends', CURL, r'curl: \((18|28)\)',
@@ -250,7 +250,7 @@ CASES = {
         'You see that the end of your page is missing: clients read as much as Content-Length says.',
         OF_LENGTH),
     'no_length': Case(
-        'sends a Content-Length that is no number', CURL, r'curl: \(8\)|(?s)Content-Length.*Content-Length',
+        'sends a Content-Length that is no number', CURL, r'curl: \(8\)|Content-Length: \d+\s+Content-Length',
         'You see two Content-Lengths, or curl: (8) Invalid: send one, a number of bytes.', OF_LENGTH),
     'chunked': Case(
         'sends wrong chunks', CURL, r'curl: \((18|28|43|56)\)',

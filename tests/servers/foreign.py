@@ -388,5 +388,122 @@ def hangs_at_the_third():
     iterate(listen(), lambda number, client_fd: number == 3 and signal.pause())
 
 
+def two_threads():
+    """Two clients at a time: while one is silent, the other thread serves all others."""
+    listen_socket = listen()
+    for _ in range(2):
+        threading.Thread(target=iterate, args=[listen_socket]).start()
+
+
+def three_workers():
+    listen_socket = listen()
+    workers(lambda: iterate(listen_socket))
+
+
+def answers_unasked():
+    def handle_unasked(client_fd):
+        client_fd.sendall(REPLY)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), handle=handle_unasked)
+
+
+def limits(seconds):
+    """A child ends when its client has been silent for so long."""
+    def handle_until(client_fd):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        handle(client_fd)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), handle=handle_until)
+
+
+def short_limit():
+    limits(0.2)
+
+
+def long_limit():
+    limits(10)
+
+
+def loop(has_come):
+    """Serve all at once; has_come(client_fd, came before) says what has come, None where that was all."""
+    listen_socket, pieces = listen(), {}
+    while True:
+        for ready in select.select([listen_socket, *pieces], [], [])[0]:
+            if ready is listen_socket:
+                client_fd, client_addr = listen_socket.accept()
+                pieces[client_fd] = b''
+                continue
+            came = has_come(ready, pieces.pop(ready))
+            if came is not None:
+                pieces[ready] = came
+            else:
+                ready.close()
+
+
+def answers_at(end, client_fd, came):
+    """What has come, or None once that ends a request, which is answered, or the client has left."""
+    piece = client_fd.recv(1024)
+    if end in came + piece:
+        client_fd.sendall(REPLY)
+    return came + piece if piece and end not in came + piece else None
+
+
+def collects():
+    loop(lambda client_fd, came: answers_at(b'\r\n\r\n', client_fd, came))
+
+
+def takes_pieces_for_requests():
+    """Looks for a whole request in each piece."""
+    loop(lambda client_fd, came: answers_at(b'HTTP/1.1\r\nHost', client_fd, b''))
+
+
+def waits_in_its_loop():
+    """Waits for the rest of a request once it has begun."""
+    def has_come(client_fd, came):
+        while came is not None:
+            came = answers_at(b'\r\n\r\n', client_fd, came)
+    loop(has_come)
+
+
+def spins_when_one_has_left():
+    def has_come(client_fd, came):
+        while not client_fd.recv(1024):
+            pass
+        client_fd.sendall(REPLY)
+    loop(has_come)
+
+
+def reaps_for_ever():
+    """Its handler stops when no child is left, not when none has ended."""
+    def handle_exit(signum, frame):
+        try:
+            while True:
+                os.waitpid(-1, os.WNOHANG)
+        except ChildProcessError:
+            pass
+    signal.signal(signal.SIGCHLD, handle_exit)
+    fork_for_each(listen())
+
+
+def keeps_connections():
+    """Sends a length, and reads on until its client leaves."""
+    def handle_all(client_fd):
+        while b'\r\n' in client_fd.recv(1024):
+            client_fd.sendall(REPLY.replace(b'\r\n', b'\r\nContent-Length: 14\r\n', 1))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), handle=handle_all)
+
+
+def keeps_and_forgets():
+    """Sends a length, and closes one of the two copies of the socket."""
+    kept = []
+
+    def handle_one(client_fd):
+        client_fd.recv(1024)
+        client_fd.sendall(REPLY.replace(b'\r\n', b'\r\nContent-Length: 14\r\n', 1))
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), handle_one, lambda number, client_fd: kept.append(client_fd.dup()))
+
+
 if __name__ == '__main__':
     globals()[sys.argv[1]]()
