@@ -56,7 +56,7 @@ def report(bug, result, command, tried):
         lines = textwrap.fill(text, console.width - 11)
         console.print(Text(textwrap.indent(lines, ' ' * 11), style))
     console.print(f'[{STYLES.get(result.outcome, "dim")}]{result.outcome:<10}[/] {bug.asks}')
-    tell('; '.join([result.detail, *result.others]), 'dim')
+    tell(telling.said(result), 'dim')
     if result.outcome == BUG:
         start, see, look_for = telling.to_see(bug, result, command, tried)
         for what, typed in ('start', start), ('type', see):

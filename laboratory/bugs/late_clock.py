@@ -57,8 +57,8 @@ def experiment(server, step):
     replies |= replies_to(server, clients.keys() - replies.keys())
     wrong = {kind: reply for client, kind in clients.items() if kind in limits
              and (reply := replies.get(client, Reply())).status != 200}
-    return wsgi.all_that_is_wrong([(kind, f'{kind}: {reply}') for kind, reply in wrong.items()],
-                                  'what has come in time is answered, even if it is read late')
+    return wsgi.all_that_is_wrong([(kind, kind, f'{reply}') for kind, reply in wrong.items()],
+                                  'what has come in time is answered, even if it is read late', len(limits))
 
 
 def late(sent, rest):

@@ -1,4 +1,7 @@
 """reads a whole request, and its body"""
+import os
+import random
+
 from laboratory.instruments.apps.wsgi_probes import ALL_BYTES
 from laboratory.instruments.client import fetch, request
 from laboratory.instruments.experiment import Case, about, bug, passed
@@ -7,14 +10,36 @@ from laboratory.instruments.wsgi import PROBES
 
 
 def experiment(server, step):
-    body = ALL_BYTES * 16
-    data = request('POST', '/body', 'X-Padding: ' + 'x' * 2000, body=body)
-    response = fetch(server, data[:1500], data[1500:3000], data[3000:])
+    body = ALL_BYTES + b'\r\n\r\n' + os.urandom(4096 - len(ALL_BYTES) - 4)
+    data = post(body, 'X-Padding: ' + 'x' * 2000)
+    wrong = differs(server, body, data[:1500], data[1500:3000], data[3000:])
     step('A request comes in three pieces; the application answers with the body that it gets', exchange)
-    if response.body == body:
-        return passed(f'it reads a request of {len(data)} bytes that comes in three pieces')
-    got = f'{len(response.body)} bytes' if response.status == 200 else response
-    return bug('partial', f'instead of the {len(body)} bytes of the body, the client gets {got}')
+    if wrong:
+        return bug('partial', wrong)
+    for size in 1, random.randrange(2, 20), random.randrange(100_000, 300_000):
+        body = os.urandom(size)
+        data = post(body)
+        pieces = [data] if size == 1 else [data[:-size], data[-size:]]
+        if wrong := differs(server, body, *pieces):
+            step(f'A request comes in {len(pieces)} pieces, the second of which is its body'
+                 if len(pieces) > 1 else 'A request with a body of one byte comes', exchange)
+            return bug('partial', wrong)
+    return passed('it reads requests that come in pieces, with bodies of 1 to some 100,000 bytes')
+
+
+def post(body, *headers):
+    return request('POST', '/body', *headers, body=body)
+
+
+def differs(server, body, *pieces):
+    """What is wrong with the reply to a request, which should be its body; '' for nothing."""
+    reply = fetch(server, *pieces)
+    if reply.body == body:
+        return ''
+    same = len(os.path.commonprefix([reply.body, body]))
+    got = (reply if reply.status != 200 else f'{len(reply.body)} bytes' if len(reply.body) != len(body)
+           else f'as many, but other ones from byte {same + 1} on')
+    return f'instead of the {len(body)} bytes of the body, the client gets {got}'
 
 
 CASES = {

@@ -35,6 +35,7 @@ class Result(NamedTuple):
     case: str = ''  # which of the cases of its bug; for an end, the bug behind it, 'eintr', or WORDLESS
     detail: str = ''  # what was seen, in a sentence
     others: tuple = ()  # what else is wrong, in a sentence each
+    left: str = ''  # how many of all that was asked are wrong, and the names of the others
     steps: tuple = ()  # of (words, what was seen at that moment)
     printed: list | None = None  # the last lines that the server has printed; None: measure() looks
 

@@ -23,7 +23,7 @@ WHEN_IT_STOPS = [  # hints for a server that has ended, or does not answer
 
 def said(result):
     """What was found, in one line."""
-    return printable(result.detail) + f'; and {len(result.others)} more' * bool(result.others)
+    return '; '.join(map(printable, filter(None, [result.detail, result.left])))
 
 
 def typed(see, port='8888'):

@@ -54,18 +54,25 @@ def go_through(server, step, requests, right):
             step(case, exchange)
             printed = last_lines(server.output(since=before))
         if complaint:
-            wrong.append((case, f'{case}: {complaint}'))
+            wrong.append((case, case, complaint))
         if is_over:
             break
-    return all_that_is_wrong(wrong, right, printed)
+    return all_that_is_wrong(wrong, right, len(requests), len(requests) - 1 - number, printed)
 
 
-def all_that_is_wrong(wrong, right, printed=None):
-    """The Result of several complaints, each of them (case, detail), or of none."""
+def all_that_is_wrong(wrong, right, number, unasked=0, printed=None):
+    """The Result of several complaints, or of none.
+
+    wrong       each of them (case, the name of what is wrong, what is wrong with it)
+    number      of all that there is to ask, of which some are unasked
+    """
     if not wrong:
         return passed(right)
-    (case, detail), *others = wrong
-    return bug(case, detail)._replace(others=tuple(other for _, other in others), printed=printed)
+    (case, _, _), *_ = wrong
+    detail, *others = [f'{name}: {complaint}' for _, name, complaint in wrong]
+    left = f'{len(wrong)} of {number} left' + f', {unasked} not asked' * bool(unasked)
+    left += f', also {", ".join(name for _, name, _ in wrong[1:])}' * bool(others)
+    return bug(case, detail)._replace(others=tuple(others), left=left, printed=printed)
 
 
 def replies(data, complains=lambda reply: ''):

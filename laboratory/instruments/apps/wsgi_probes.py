@@ -7,6 +7,7 @@ import json
 import os
 import time
 from contextlib import nullcontext, suppress
+from itertools import islice
 from wsgiref.validate import validator
 
 TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server may change its list
@@ -78,6 +79,28 @@ def environ_of(environ):
 def body_of(environ):
     length = environ.get('CONTENT_LENGTH') or (1_000_000 if environ['REQUEST_METHOD'] == 'POST' else 0)
     return [environ['wsgi.input'].read(int(length))]
+
+
+def use_streams(environ):
+    """Read the body, of 8 lines with 9 bytes each, in every way that there is, and write an error."""
+    stream, errors = environ.get('wsgi.input'), environ.get('wsgi.errors')
+    reads = {'read(7)': lambda: stream.read(7), 'readline()': lambda: stream.readline(),
+             'for line in': lambda: b''.join(islice(stream, 2)),
+             'readlines(44)': lambda: b''.join(stream.readlines(44))}
+    found = {}
+    for name, read in reads.items():
+        try:
+            found[name] = repr(read())
+        except Exception as error:
+            found[name] = repr(error)
+    try:
+        errors.write('the application writes ')
+        errors.writelines(['to ', 'wsgi.errors\n'])
+        errors.flush()
+        found['wsgi.errors'] = 'written'
+    except Exception as error:
+        found['wsgi.errors'] = repr(error)
+    return [json.dumps(found).encode()]
 
 
 def use_write(environ, start_response):
@@ -159,6 +182,7 @@ BEHAVIOURS = {
     '/body': answer(body=body_of),
     '/process': answer(body=lambda environ: [str(os.getpid()).encode()]),
     '/header': answer(body=lambda environ: [environ.get('HTTP_X_PROBE', '').encode('latin-1')]),
+    '/streams': answer(body=use_streams),
     '/write': use_write,
     '/change-before': change_status(b''),
     '/change-after': change_status(b'sent, '),
