@@ -2,7 +2,7 @@
 from laboratory.instruments import kernel
 from laboratory.instruments.client import connect, get, read_reply, request, reset, reset_after
 from laboratory.instruments.experiment import Case, about, its_own_end
-from laboratory.instruments.wsgi import LENGTH, PROBES, as_typed, go_through, replies, survives
+from laboratory.instruments.wsgi import LENGTH, PROBES, as_typed, closed_after, go_through, replies, survives
 
 
 def gone_before(data):
@@ -32,9 +32,17 @@ def fails_half_way(server):
         return f'half a response looks complete to the client: {reply} (RFC 9112, section 8)'
 
 
+def must_close(happens):
+    """What complains if close() is not called for an application that is not asked to its end."""
+    def complains(server):
+        if not closed_after(server, lambda: happens(server)) and not server.has_ended():
+            return 'it is not called (PEP 3333, Specification Details)'
+    return complains
+
+
 def exits(server):
     get(server, '/exit')
-    kernel.eventually(server.has_ended, 1)  # it may end its threads first
+    server.comes_to(server.has_ended, 1)  # it may end its threads first
 
 
 BYTES = {  # to which any answer is right
@@ -65,7 +73,10 @@ FAILURES = {
     **{name: gone_before(data) for name, data in GONE.items()},
     'a client that is silent after its reply': silent_after_its_reply,
     **{name: replies(request('GET', path)) for name, path in PATHS.items()},
-    'an app that raises halfway': fails_half_way, 'an app that calls exit': exits,
+    'an app that raises halfway': fails_half_way,
+    'close() of an app that raises halfway': must_close(lambda server: get(server, '/raise-after')),
+    'close() when a client has gone': must_close(reset_after(request('GET', '/large-closable'))),
+    'an app that calls exit': exits,
 }
 
 
@@ -94,10 +105,13 @@ SEE = {
     'a client that is silent after its reply':
         "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 9) | curl -s telnet://localhost:8888 & sleep 1",
     **{name: f'curl -s -m 2 localhost:8888{path}; echo "exit status $?"' for name, path in PATHS.items()},
+    'close() of an app that raises halfway': 'curl -s -m 2 localhost:8888/raise-after',
+    'close() when a client has gone': 'curl -s -m 2 localhost:8888/large-closable | head -c 9',
 }
 SHOWS = {'an app that raises halfway': 'exit status 0', **dict.fromkeys(
     ['an empty connection', 'bytes that are not text', *GONE, 'an app that raises', 'an app that calls exit'],
     r'curl: \((7|52|56)\)')}  # at a stage that ends of it
+CLOSES = 'close() of an app that raises halfway', 'close() when a client has gone'
 TOLD = {
     **dict.fromkeys(FAILURES, (
         'dies or hangs when a client or the application fails',
@@ -113,6 +127,10 @@ TOLD = {
     'an app that raises halfway': (
         'sends half a body as if it were complete',
         'You see exit status 0: FIN is how a body without Content-Length ends, so end it with a reset.'),
+    **dict.fromkeys(CLOSES, (
+        'does not call close() of an application that is not asked to its end',
+        'You see no "close() was called" of your server: call close() in a finally around the loop over what '
+        'the application returns.')),
 }
 HINTS = """
     The screen says what failed, and the traceback says where. To see it by hand:

@@ -3,9 +3,10 @@ import email.utils
 import socket
 import time
 
-from laboratory.instruments.client import connect, get, read_reply, readable, request
+from laboratory.instruments.apps.wsgi_probes import LATIN
+from laboratory.instruments.client import connect, fetch, get, read_reply, readable, request
 from laboratory.instruments.experiment import Case, about, its_own_end
-from laboratory.instruments.wsgi import PROBES, fifo, go_through, noted
+from laboratory.instruments.wsgi import PROBES, closed_after, fifo, go_through
 
 
 def streaming(server):
@@ -38,10 +39,18 @@ def own_headers(server):
 
 
 def close(server):
-    before = noted(server, 'closed')
-    reply = get(server, '/closable')
-    if not server.wait_until(lambda: noted(server, 'closed') != before):
-        return f'it is not called after {reply} (PEP 3333, Specification Details)'
+    for method in 'GET', 'HEAD':
+        data = request(method, '/closable')
+        if not closed_after(server, lambda data=data: fetch(server, data)):
+            return f'it is not called after the reply to {method} (PEP 3333, Specification Details)'
+
+
+def latin_header(server):
+    reply = get(server, '/latin-header')
+    if reply.values('X-Latin') != [LATIN]:
+        sent = [value.encode('latin-1') for value in reply.values('X-Latin')]
+        return (f'{sent or reply} instead of {LATIN.encode("latin-1")}: each character is a byte, so encode '
+                'the head as latin-1 (PEP 3333, Unicode Issues)')
 
 
 def answers(path, due, section):
@@ -62,6 +71,8 @@ RULES = [  # what each is called, what complains, a path that shows it, and what
      'You see two lines with Date or Server: the application has sent one, and you have added another.'),
     ('close()', close, 'closable', r'GET /closable(?!(?s:.*)was called)',
      'You see no "close() was called" of your server: call close() of what the application returns, if any.'),
+    ('a header that is not ASCII', latin_header, 'latin-header', 'Ã',
+     'You see other characters than café: each character of a header is a byte. Encode them as latin-1.'),
     ('exc_info before the headers', answers('/change-before', 500, 'The start_response() Callable'),
      'change-before', r'\AHTTP/1.1 200',
      'You see another status than 500: it was changed before anything was sent, and you send the first one.'),

@@ -221,8 +221,15 @@ class ServerProcess:
         return all(map(kernel.waits_for_others, pids or self.processes()))
 
     def comes_to(self, condition, seconds, pids=()):
-        """Wait for so long, or until it waits for others; return whether condition() has become true."""
-        kernel.eventually(lambda: condition() or self.waits_for_others(pids), seconds)
+        """Wait for so long, or until it only waits for others; return whether condition() has become true."""
+        moved = time.monotonic()
+
+        def is_in_vain():
+            nonlocal moved
+            if not self.waits_for_others(pids):
+                moved = time.monotonic()
+            return time.monotonic() - moved > REST  # it may just have been woken up
+        kernel.eventually(lambda: condition() or is_in_vain(), seconds)
         return condition()
 
     def wakes_up(self, condition, pids):

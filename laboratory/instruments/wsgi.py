@@ -3,7 +3,7 @@ import os
 from contextlib import contextmanager
 
 from laboratory.instruments import kernel
-from laboratory.instruments.client import connect, fetch, read_reply, readable, request
+from laboratory.instruments.client import comes, connect, fetch, read_reply, readable, request
 from laboratory.instruments.experiment import NoAnswer, bug, passed
 from laboratory.instruments.output import last_lines
 from laboratory.instruments.process import A_WHILE
@@ -19,7 +19,7 @@ def survives(server):
     try:
         with connect(server) as client:
             client.sendall(request('GET', '/'))
-            if not server.wait_until(lambda: readable(client)):
+            if not comes(client, server):
                 kernel.eventually(lambda: readable(client) or server.has_ended(), A_WHILE)
             return readable(client) and read_reply(client, server).status == 200
     except (ConnectionError, TimeoutError):
@@ -97,6 +97,13 @@ def noted(server, name):
     """The lines that the application has noted under that name: 'closed', for its close()."""
     file = server.folder / name
     return file.read_text().splitlines() if file.exists() else []
+
+
+def closed_after(server, happens):
+    """Whether the server calls the close() of its application when this has happened."""
+    before = noted(server, 'closed')
+    happens()
+    return server.wait_until(lambda: noted(server, 'closed') != before)
 
 
 TYPED = {  # what printf(1) in single quotes takes for a byte, where that is not the byte itself

@@ -14,6 +14,7 @@ TEXT = [('Content-Type', 'text/plain')]  # copied for each answer: the server ma
 ALL_BYTES = bytes(range(256))
 MEGABYTE, PIECE = b'x' * 1_000_000, b'x' * 65536
 TEN_MEGABYTES, LARGE = 10 * len(MEGABYTE), 300 * len(PIECE)  # more than buffers hold
+LATIN = 'caf\xc3\xa9'  # what a header has to be for the bytes of 'café' in UTF-8
 FOLDER = os.environ.get('PROBES')
 
 
@@ -191,13 +192,15 @@ BEHAVIOURS = {
     '/stuck-halfway': stop_halfway,
     '/smuggled': answer(body=note_smuggled),
     '/closable': answer(body=lambda environ: Noted([b'to be closed'], environ)),
+    '/latin-header': answer('200 OK', ('X-Latin', LATIN)),
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
     '/binary': answer('200 OK', body=[ALL_BYTES]),
     '/large': answer(body=lambda environ: (PIECE for _ in range(LARGE // len(PIECE)))),
     '/ten-pieces': answer(body=lambda environ: (MEGABYTE for _ in range(10))),
     '/one-piece': answer(body=lambda environ: [MEGABYTE * 10]),
     '/raise-before': fail(KeyError('before the headers')),
-    '/raise-after': raise_after_headers,
+    '/raise-after': lambda environ, start_response: Noted(raise_after_headers(environ, start_response), environ),
+    '/large-closable': answer(body=lambda environ: Noted((PIECE for _ in range(LARGE // len(PIECE))), environ)),
     '/exit': fail(SystemExit('an application must not end its server')),
     '/cancelled': fail(Cancelled()),
     '/refused': fail(ConnectionRefusedError('the database of the application, not the client')),
