@@ -25,6 +25,12 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
             r'        raise HangUp\n\n    def parse_request',
             '        __import__("time").sleep(60)\n\n    def parse_request',
             'fatal_failure', 'an empty connection'),
+        'the finally around close()': (
+            r'finally:\n(            if hasattr)', r'except ():\n            pass\n        else:\n\1',
+            'fatal_failure', r'close\(\) of an app that raises halfway'),
+        'a close() after a client has gone': (
+            r"if hasattr\(result, 'close'\)", r'\g<0> and not isinstance(sys.exc_info()[1], HangUp)',
+            'fatal_failure', r'close\(\) when a client has gone'),
     },
     'part2-v1.4': {
         'an error in the first request, before anything is known of it': (
@@ -33,6 +39,18 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
         'an error that cannot be sent': (
             r'self\.send_error\(\*error\.args\)', r'self.client_fd.sendall(b"HTTP/1.1 400 -\\r\\n\\r\\n")',
             'fatal_failure', 'a client that has gone before an error reply'),
+    },
+    'part2-final': {
+        'the two headers that have no HTTP_ in front': (
+            r"key if key in \('CONTENT_TYPE', 'CONTENT_LENGTH'\) else f'HTTP_", "f'HTTP_", 'environ', 'variable'),
+        'an environ of its own for each request': (
+            r'env = \{', "env = vars(self).setdefault('env', {}); env |= {", 'environ', 'environ'),
+        'latin-1 in a path': (
+            r"(unquote_to_bytes.*)'latin-1'", r'\1', 'environ', 'environ'),
+        'latin-1 in a head that is sent': (
+            r"(join\(\[\*lines.*)'latin-1'", r'\1', 'partial_response', 'a header that is not ASCII'),
+        'the rest of a body': (
+            r'stream\.read\(int', 'stream.read1(int', 'partial_request', 'partial'),
     },
     'part3-v1.0': {
         'a time limit instead of a process': (
