@@ -42,7 +42,7 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
     },
     'part2-final': {
         'the two headers that have no HTTP_ in front': (
-            r"key if key in \('CONTENT_TYPE', 'CONTENT_LENGTH'\) else f'HTTP_", "f'HTTP_", 'environ', 'variable'),
+            r"(?<=env\[)key if key in .* else ", '', 'environ', 'variable'),
         'an environ of its own for each request': (
             r'env = \{', "env = vars(self).setdefault('env', {}); env |= {", 'environ', 'environ'),
         'latin-1 in a path': (

@@ -4,7 +4,7 @@ from contextlib import suppress
 from laboratory.instruments import children, views, wsgi
 from laboratory.instruments.client import GET, request
 from laboratory.instruments.experiment import Case, about, bug, passed
-from laboratory.instruments.workers import held_up, silent_clients
+from laboratory.instruments.workers import held_up, process_each, silent_clients
 
 BEGINNINGS = [b'', GET[:20], request('POST', '/body', 'Content-Length: 10') + b'x']  # that they send
 
@@ -16,10 +16,10 @@ def experiment(server, step):
         with suppress(ConnectionError):
             client.sendall(BEGINNINGS[number % len(BEGINNINGS)])
     server.let_rest()
-    step(f'{len(clients)} clients are idle, and others send requests', views.processes)
     forked = len(server.forked)
-    if forked >= len(clients) // 2:
-        return bug('process_each', f'it has forked {forked} processes for {len(clients)} idle clients')
+    step(f'{len(clients)} clients are idle, and others send requests', views.processes)
+    if seen := process_each(server, forked, len(clients), 'idle'):
+        return bug('process_each', seen)
     if others := held_up(server):
         return bug('others_wait', f'{others} while {len(clients)} clients are idle')
     return passed(f'all others are answered while {len(clients)} clients are idle')

@@ -27,7 +27,7 @@ def time_limits(server):
         for client in filter(readable, clients):
             limits.setdefault(clients[client], time.monotonic() - began)
         return len(limits) == len(clients)
-    kernel.eventually(all_end, server.patience)
+    server.comes_to(all_end, server.patience)
     server.until_end.close()
     return limits
 
@@ -35,9 +35,10 @@ def time_limits(server):
 def experiment(server, step):
     (top, _), limits = workers_of(server), time_limits(server)
     if not limits:
-        return Result(NOT_TESTED, detail=f'it waits for a client longer than {server.patience:.0f} seconds')
+        return Result(NOT_TESTED, detail='it has no time limit for a client, or a longer one than '
+                      f'{server.patience:.0f} seconds')
     for _ in range(TRIES):
-        clients = begin(server, each=4)
+        began, clients = time.monotonic(), begin(server, each=4)
         server.wait_until(lambda: kernel.activity(server.processes())[0])  # now it waits for the clients
         kernel.suspend(server.processes())
         if not any(map(readable, clients)):
@@ -50,7 +51,7 @@ def experiment(server, step):
         client.sendall(GET.removeprefix(BEGUN[kind]))
     step(f'The server is stopped, and {len(clients)} clients have sent the rest of their requests',
          views.processes)
-    time.sleep(1.25 * max(limits.values()))  # until it is too late for what has not come
+    time.sleep(max(0.0, began + 1.2 * max(limits.values()) - time.monotonic()))  # until it is too late
     kernel.resume(listeners(server) - {top} or {top})  # first, or their supervisor could take them for stuck
     replies = replies_to(server, clients)
     kernel.resume(server.processes())

@@ -7,6 +7,8 @@ from laboratory.instruments.client import FIN, asking, closes, connected, narrow
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, asked_to_end
 from laboratory.instruments.workers import main_process
 
+HOLD = 0.5  # seconds for which an application goes on after SIGTERM; a server may allow it no more
+
 
 def experiment(server, step):
     main, pids = main_process(server), server.processes()
@@ -27,23 +29,23 @@ def experiment(server, step):
             raise NoAnswer('the application is not called, and no long reply begins')
         kept = readable(idle) and not closes(read_next(idle, server))
         kernel.send(main, signal.SIGTERM)
-        server.let_rest()
+        server.let_rest(most=HOLD)
         step(f'The server has got SIGTERM, and {len(begun)} clients wait for the rest of their replies',
              views.processes)
     wrong, patience = [], server.patience
     for case, (name, client, due) in begun.items():
         reply = rest_of(client, patience)
         if len(reply.body) != due:
-            wrong.append((case, f'{name} gets {len(reply.body)} of {due} bytes'))
+            wrong.append((case, name, f'{len(reply.body)} of {due} bytes arrive'))
             patience = 0  # what has not come by now does not come
-    kernel.eventually(lambda: not any(map(kernel.alive, pids)), max(server.patience, process.A_WHILE))
+    server.comes_to(lambda: not any(map(kernel.alive, pids)), max(server.patience, process.A_WHILE))
     if left := [pid for pid in pids if kernel.alive(pid)]:
         step('Some processes have not ended', views.processes)
-        wrong.append(('never_ends', f'{len(left)} processes do not end'))
+        wrong.append(('never_ends', 'the end', f'{len(left)} processes do not end'))
     elif kept and rest_of(idle, process.A_WHILE).end != FIN:
-        wrong.append(('resets', 'a client that is idle is reset'))
+        wrong.append(('resets', 'a client that is idle', 'it is reset'))
     right = f'{len(begun)} requests that it had begun are finished, and then it ends'
-    return wsgi.all_that_is_wrong(wrong, right)
+    return wsgi.all_that_is_wrong(wrong, right, len(begun) + 1 + kept)
 
 
 def it_is_stopped(server):
@@ -94,6 +96,6 @@ CASES = {
 }
 BUG = about(
     globals(), apps=wsgi.PROBES, when_ended=asked_to_end, scene=it_is_stopped,
-    witness='a client that reads its reply gets ',
+    witness='a client that reads its reply: ',
     predict='Two clients wait for the rest of their replies when the server gets SIGTERM. Do they get it?',
     why='a worker that is killed leaves its clients with half a reply. One that is told to stop can finish.')

@@ -13,6 +13,7 @@ VISITORS = [1, 1, 10, 10]  # how many requests each of them sends on a connectio
 PAUSE = 0.005  # seconds between them
 ANSWER = 10  # seconds in which a request is answered while the server reloads
 RELOADS = 3
+HOLD = 1.5  # seconds for which an application goes on; a server may allow it no more
 
 
 def visit(server, each, stopped, replies):
@@ -60,8 +61,8 @@ def finishes(server, old):
     with wsgi.fifo(server):
         clients, _ = workers.let_applications_wait(server, len(current))
         kernel.send(workers.main_process(server), signal.SIGHUP)
-        workers.replaced(server, top, old, 1)  # more of them may wait until the applications return
-        server.let_rest()
+        workers.replaced(server, top, old, 1, HOLD)  # they may wait until the applications return
+        server.let_rest(most=HOLD)
     return bool(clients) and all(rest_of(client, process.A_WHILE).body == b'returned' for client in clients)
 
 

@@ -1,7 +1,7 @@
 """needs no process for each client"""
 from laboratory.instruments import views, workers, wsgi
 from laboratory.instruments.client import connected
-from laboratory.instruments.experiment import Case, about, bug, passed
+from laboratory.instruments.experiment import NO_WORKER, Case, Result, about, bug, passed
 
 CLIENTS = 100  # that say nothing
 
@@ -15,9 +15,14 @@ def experiment(server, step):
         return len(server.processes()) - before
     clients = len(workers.silent_clients(server, CLIENTS))
     server.wait_until(lambda: more() >= clients)
+    forked = more()
     step(f'{clients} clients are connected and say nothing', views.processes)
-    seen = f'{more()} more processes for {clients} silent clients'
-    return bug('process_each', seen) if more() >= clients // 2 else passed(seen)
+    if seen := workers.process_each(server, forked, clients):
+        return bug('process_each', seen)
+    seen = f'{forked} more processes for {clients} silent clients'
+    if len(workers.listeners(server)) < 2:
+        return Result(NO_WORKER, detail=f'{seen}, but one process serves them all: it has no workers')
+    return passed(seen)
 
 
 def some_are_silent(server):

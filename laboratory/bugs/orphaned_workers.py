@@ -13,7 +13,7 @@ def experiment(server, step):
     kernel.send(top, signal.SIGKILL)
     kernel.eventually(lambda: not kernel.alive(top))
     step('The supervisor was killed', views.processes)
-    kernel.eventually(lambda: not any(map(kernel.alive, workers)), server.patience)
+    server.comes_to(lambda: not any(map(kernel.alive, workers)), server.patience, workers)
     left = [pid for pid in workers if kernel.alive(pid)]
     for pid in left:
         kernel.send(pid, signal.SIGKILL)

@@ -1,29 +1,49 @@
 """ends an application that never returns"""
 import time
+from contextlib import suppress
 
 from laboratory.instruments import kernel, process, views, wsgi
 from laboratory.instruments.apps.wsgi_probes import TEN_MEGABYTES
-from laboratory.instruments.client import OPEN, connected, narrow, read_reply, readable, request, rest_of
+from laboratory.instruments.client import (
+    GET,
+    OPEN,
+    SOON,
+    connect,
+    connected,
+    narrow,
+    read_reply,
+    readable,
+    request,
+    rest_of,
+)
 from laboratory.instruments.experiment import Case, about, bug, passed
 from laboratory.instruments.workers import listeners, so_long, wait_for_new_workers, workers_of
 
 STUCK = request('GET', '/stuck')
+OTHERS = 4  # clients at a time; a listen backlog may be 5
 
 
 def experiment(server, step):
     wsgi.must_answer(server)
     _, workers = workers_of(server)
-    stuck, begin = [connected(server) for _ in workers or [None]], time.monotonic()
+    stuck, others = [connected(server) for _ in workers or [None]], []
     with wsgi.fifo(server):
         for client in stuck:
             client.sendall(STUCK)
+            begin = time.monotonic()
             server.let_rest()  # or the same worker could get the next one as well
         step('Each worker is held up by an application that does not return', views.processes)
-        ended = kernel.eventually(lambda: all(map(readable, stuck)), server.patience)
+        ended = kernel.eventually(lambda: ask_again(server, others) or all(map(readable, stuck)),
+                                  server.patience)
         limit = time.monotonic() - begin
+        for client in others:
+            client.close()
         server.let_rest()
         step('A while later', views.processes)
         served = ended and wsgi.survives(server)
+        if not ended and is_ended_alone(server):
+            return bug('reset', 'as long as others send requests, an application that does not return '
+                       f'holds up its worker {so_long(server)}')
     if not ended:
         return bug('stuck', f'an application that does not return holds up its worker {so_long(server)}')
     if server.wait_until(lambda: wsgi.noted(server, 'returned')):
@@ -35,12 +55,31 @@ def experiment(server, step):
         'the application is ended, and the next client is served')
 
 
+def ask_again(server, clients):
+    """Be clients who ask while applications are stuck: for each that has a reply comes another one."""
+    for client in filter(readable, list(clients)):
+        clients.remove(client)
+        client.close()
+    with suppress(TimeoutError, ConnectionError):
+        while len(clients) < OTHERS:
+            clients.append(server.until_end.enter_context(connect(server, SOON)))
+            clients[-1].sendall(GET)
+
+
+def is_ended_alone(server):
+    """Whether an application that does not return is ended while nobody else sends requests."""
+    with suppress(TimeoutError, ConnectionError):
+        client = server.until_end.enter_context(connect(server, SOON))
+        client.sendall(STUCK)
+        return kernel.eventually(lambda: readable(client), process.A_WHILE)
+
+
 def cut_off(server, seconds):
     """The bug of a time limit of so many seconds that ends what is not stuck, None for none."""
     before = listeners(server)
 
     def worker_ends():
-        return kernel.eventually(lambda: before - listeners(server), 2 * seconds)
+        return kernel.eventually(lambda: before - listeners(server), 1.5 * seconds)
     if worker_ends():
         return bug('idle_worker', 'an idle worker ends, although its application has returned')
     client = connected(server)
@@ -87,6 +126,19 @@ CASES = {
         ends the process. Set the timer to 0 while you send, as the client may be slow, and in a finally.
         With threads, let one that never calls it look how long the others have been in their calls. Read
         float(os.environ['APP_TIMEOUT'])."""),
+    'reset': Case(
+        'begins its time limit for an application anew with each request',
+        'curl -m 40 localhost:8888/stuck & while kill -0 $!; do curl -so /dev/null localhost:8888/; done',
+        '', 'You see curl give up: your timer begins anew with each request. Give each call its own.', """
+        Let an application be stuck while others send requests:
+        {see}
+        Who sets your timer while the application is stuck? When does it fire, if one request follows another?
+
+        A process has one timer, but several calls at a time, if it has threads. The end of one call must not
+        stop the clock for another, and its beginning must not set it anew.
+
+        Keep for each call when it began: a dict {thread: time.monotonic()}. Let one thread that never calls
+        the application look at all of them from time to time, and end the process if one is too old."""),
     'next_client': Case(
         'serves nobody when its applications were ended',
         'for pid in {pids}; do curl -sS -m 40 localhost:8888/stuck & done; wait; '

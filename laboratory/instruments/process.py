@@ -218,7 +218,7 @@ class ServerProcess:
 
     def waits_for_others(self, pids=()):
         """Whether its processes, or those named, wait for a client or a child, as far as the kernel tells."""
-        return all(map(kernel.waits_for_others, pids or self.processes()))
+        return all(map(kernel.waits_for_others, filter(kernel.alive, pids) if pids else self.processes()))
 
     def comes_to(self, condition, seconds, pids=()):
         """Wait for so long, or until it only waits for others; return whether condition() has become true."""

@@ -8,6 +8,7 @@ from laboratory.instruments.experiment import NO_WORKER, Result, bug
 from laboratory.instruments.wsgi import noted
 
 OTHERS = 8  # clients that must be answered: some for each worker
+FEW = 6  # processes that a pool may grow by
 SHELLS = ['sh', 'ash', 'bash', 'dash', 'ksh', 'zsh']
 
 
@@ -17,6 +18,21 @@ def silent_clients(server, number):
     while len(found) < number and (client := try_to_connect(server)):
         found.append(client)
     return found
+
+
+def accepted(server):
+    """How many connections the server has accepted and not closed."""
+    found = kernel.connections(server.port)
+    return sum(end.laddr.port == server.port and pid is not None for end, pid in found)
+
+
+def process_each(server, forked, clients, which='silent'):
+    """What is seen of a server that forks for each client that it accepts; '' of another."""
+    served = accepted(server)
+    if forked < max(served // 2, FEW):
+        return ''
+    return f'{forked} more processes for {clients} {which} clients' + (
+        f', of whom it has accepted {served}' if served < clients else '')
 
 
 def listeners(server):
@@ -53,11 +69,11 @@ def without_workers(server, what):
                   f'it has no worker that could be {what}')
 
 
-def replaced(server, top, old, number):
+def replaced(server, top, old, number, most=kernel.LIMIT):
     """Wait until so many workers listen that are not the old ones; return them, none if they do not come."""
     def new():
         return listeners(server) - old - {top}
-    kernel.eventually(lambda: len(new()) >= number or not kernel.alive(top), server.patience)
+    server.comes_to(lambda: len(new()) >= number or not kernel.alive(top), min(most, server.patience))
     return found if len(found := new()) >= number else set()
 
 

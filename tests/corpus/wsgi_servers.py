@@ -4,6 +4,7 @@ Those whose name begins with `part2` are part 2 final, made concurrent as the ar
 aiohttp has an application of its own, and asgi is one for servers that run no WSGI.
 """
 import contextlib
+import copy
 import importlib
 import importlib.util
 import os
@@ -14,6 +15,7 @@ import threading
 from pathlib import Path
 
 ADDRESS = '127.0.0.1', int(os.environ['PORT'])
+GRACE = 0  # seconds; 0 for any number
 FINAL = Path(__file__).parents[2] / 'part2/final/server.py'
 
 
@@ -160,6 +162,17 @@ def part2_prefork(app):
         os.wait()
 
 
+def part2_many(app):
+    """The same with 99 workers."""
+    server = part2().make_server(ADDRESS, app)
+    server.listen_socket.listen(128)
+    for _ in range(99):
+        if os.fork() == 0:
+            server.serve_forever()
+    while True:
+        os.wait()
+
+
 def part2_orphans(app):
     """The same, but the parent ends once it has forked them."""
     server = part2().make_server(ADDRESS, app)
@@ -177,6 +190,13 @@ def part2_graceful(app):
         old, workers = workers, fork_workers(server)
         end(old, signal.SIGTERM)
     end(workers, signal.SIGTERM)
+
+
+def part2_grace(app):
+    """The same, but a worker that is to stop has one second for that."""
+    global GRACE
+    GRACE = 1
+    part2_graceful(app)
 
 
 def part2_reopens(app):
@@ -208,7 +228,11 @@ def fork_workers(server):
 
 def serve_until_sigterm(server):
     told = []
-    signal.signal(signal.SIGTERM, lambda signum, frame: told.append(signum))
+
+    def handle_sigterm(signum, frame):
+        told.append(signum)
+        signal.setitimer(signal.ITIMER_REAL, GRACE)
+    signal.signal(signal.SIGTERM, handle_sigterm)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     server.listen_socket.settimeout(0.05)
     while not told:
@@ -228,18 +252,46 @@ def end(workers, signum):
 
 def part2_threads(app):
     """A thread for each client; what belongs to a request is in a server object of its own."""
-    module = part2()
-    listener = module.make_server(ADDRESS, app)
+    serve_with_threads(part2().make_server(ADDRESS, app))
 
-    class OneClient(module.WSGIServer):
-        def __init__(self):
-            vars(self).update(vars(listener))
 
+def serve_with_threads(listener):
     while True:
-        client = OneClient()
+        client = copy.copy(listener)
         client.client_fd, client.client_addr = listener.listen_socket.accept()
-        client.client_fd.settimeout(module.TIMEOUT)
+        client.client_fd.settimeout(10)
         threading.Thread(target=client.handle_one_request, daemon=True).start()
+
+
+def part2_one_timer(app):
+    """Two workers with threads, and one timer for each worker: every call sets it anew, and stops it."""
+    seconds, listener = float(os.environ.get('APP_TIMEOUT', 30)), part2().make_server(ADDRESS, app)
+
+    def timed(environ, start_response):
+        signal.setitimer(signal.ITIMER_REAL, seconds)
+        try:
+            return app(environ, start_response)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+    listener.set_app(timed)
+    for _ in range(2):
+        fork_worker(listener)
+    while os.wait():
+        fork_worker(listener)
+
+
+def fork_worker(listener):
+    if os.fork() == 0:
+        serve_with_threads(listener)
+
+
+def wsgiref_forks(app):
+    """A child for each client, but no more than 40 at a time."""
+    from wsgiref.simple_server import WSGIServer, make_server
+
+    class Server(socketserver.ForkingMixIn, WSGIServer):
+        request_queue_size = 128
+    make_server(*ADDRESS, app, Server).serve_forever()
 
 
 if __name__ == '__main__':

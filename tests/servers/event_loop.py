@@ -8,6 +8,7 @@ import selectors
 import socket
 import sys
 import threading
+import time
 from functools import partial
 from wsgiref.handlers import SimpleHandler
 
@@ -100,6 +101,18 @@ class Dying(Loop):
     def accept(self):
         os.close(os.dup(0))
         super().accept()
+
+
+class Retrying(Loop):
+    """Tries to accept again and again for most of a second when it has no descriptor, and then rests."""
+
+    def accept(self):
+        super().accept()
+        try:
+            os.close(os.dup(0))
+        except OSError:
+            if time.monotonic() % 1 > 0.75:
+                time.sleep(1 - time.monotonic() % 1)
 
 
 class Threads(Loop):

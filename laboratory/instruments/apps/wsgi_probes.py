@@ -82,6 +82,10 @@ def body_of(environ):
     return [environ['wsgi.input'].read(int(length))]
 
 
+def large():
+    return (PIECE for _ in range(LARGE // len(PIECE)))
+
+
 def use_streams(environ):
     """Read the body, of 8 lines with 9 bytes each, in every way that there is, and write an error."""
     stream, errors = environ.get('wsgi.input'), environ.get('wsgi.errors')
@@ -195,12 +199,12 @@ BEHAVIOURS = {
     '/latin-header': answer('200 OK', ('X-Latin', LATIN)),
     '/own-headers': answer('200 OK', ('Date', 'Thu, 01 Jan 1970 00:00:00 GMT'), ('server', 'a probe')),
     '/binary': answer('200 OK', body=[ALL_BYTES]),
-    '/large': answer(body=lambda environ: (PIECE for _ in range(LARGE // len(PIECE)))),
+    '/large': answer(body=lambda environ: large()),
     '/ten-pieces': answer(body=lambda environ: (MEGABYTE for _ in range(10))),
     '/one-piece': answer(body=lambda environ: [MEGABYTE * 10]),
     '/raise-before': fail(KeyError('before the headers')),
-    '/raise-after': lambda environ, start_response: Noted(raise_after_headers(environ, start_response), environ),
-    '/large-closable': answer(body=lambda environ: Noted((PIECE for _ in range(LARGE // len(PIECE))), environ)),
+    '/raise-after': lambda environ, *rest: Noted(raise_after_headers(environ, *rest), environ),
+    '/large-closable': answer(body=lambda environ: Noted(large(), environ)),
     '/exit': fail(SystemExit('an application must not end its server')),
     '/cancelled': fail(Cancelled()),
     '/refused': fail(ConnectionRefusedError('the database of the application, not the client')),
