@@ -124,7 +124,17 @@ def judged(command, bug, pace=0.0):
     (WSGI, 'part2_threads', 'idle_clients', 'pass'),
     (WSGI, 'part2_threads', 'waiting_application', 'pass'),
     (WSGI, 'part2_threads', 'non_reader', 'pass'),
-    (WSGI, 'wsgiref', 'many_processes', 'pass'),
+    (WSGI, 'part2_one_timer', 'stuck_worker', 'reset'),
+    (WSGI, 'part2_grace', 'lost_reply', 'pass'),
+    (WSGI, 'part2_grace', 'lost_request', 'pass'),
+    (WSGI, 'part2_many', 'leaks', 'pass'),
+    (WSGI, 'wsgiref_forks', 'many_processes', 'process_each'),
+    (WSGI, 'wsgiref_forks', 'idle_clients', 'process_each'),
+    (WSGI, 'wsgiref', 'many_processes', 'no worker'),
+    (WSGI, 'wsgiref', 'environ', 'pass'),
+    (WSGI, 'wsgiref', 'leaks', 'pass'),
+    (WSGI, 'part2_prefork', 'orphaned_workers', 'orphans'),
+    (WSGI, 'part2_orphans', 'many_processes', 'pass'),
     (WSGI, 'wsgiref', 'slowloris', 'each_byte'),
     (WSGI, 'wsgiref', 'idle_clients', 'others_wait'),  # after 7 of them its backlog is full
     (WSGI, 'wsgiref_threads', 'one_request', 'closes'),
@@ -135,6 +145,7 @@ def judged(command, bug, pace=0.0):
     (LOOPS, 'Loop', 'non_reader', 'pass'),
     (LOOPS, 'Dying', 'no_descriptors', 'ends'),
     (LOOPS, 'Resting', 'no_descriptors', 'pass'),
+    (LOOPS, 'Retrying', 'no_descriptors', 'never_rests'),
 ])
 def test_a_server_is_judged_by_what_it_does(file, name, bug, due):
     assert re.fullmatch(due, judged(f'{PYTHON} tests/{file} {name}', bug))

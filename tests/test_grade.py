@@ -72,10 +72,10 @@ def test_it_says_what_was_recorded(name, tool, temporary, tmp_path):
 @pytest.mark.parametrize('bug', BUGS.values(), ids=BUGS)
 def test_a_bug_is_reported_with_what_shows_it_and_the_stage_that_cures_it(bug, capsys):
     for name, case in bug.cases.items():
-        result = Result(BUG, name, 'seen', ('more', 'too'))
+        result = Result(BUG, name, 'seen', ('more', 'too'), '3 of 18 left, also more, too')
         grade.report(bug, result, 'python3 s.py', Tried(0.0, '9471', True))
         told = capsys.readouterr().out
-        assert told.startswith(f'bug        {bug.asks}\n           seen; more; too\n')
+        assert told.startswith(f'bug        {bug.asks}\n           seen; 3 of 18 left, also more, too\n')
         assert '\n           start: PORT=9471 ' in told
         assert ('localhost:9471' in told) is ('localhost:8888' in case.see)
         assert '8888' not in told
