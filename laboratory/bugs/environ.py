@@ -12,8 +12,8 @@ from laboratory.instruments.output import printable
 from laboratory.instruments.views import exchange
 from laboratory.instruments.wsgi import PROBES, all_that_is_wrong
 
-LATIN = 'decoded as latin-1, so that each byte is a character (PEP 3333, Unicode Issues)'
-SECTION = 'PEP 3333, environ Variables, and RFC 3875, section 4.1'
+LATIN = 'decoded as latin-1, a character for each byte'
+SECTION = 'PEP 3333, environ Variables and Unicode Issues, and RFC 3875, section 4.1'
 READS = ['read(7)', 'readline()', 'for line in', 'readlines(44)']  # in this order, see use_streams()
 
 
@@ -35,6 +35,7 @@ def exactly(text):
 TEXT = Due('some text', lambda value: isinstance(value, str) and value)
 FREE = Due('text', lambda value: isinstance(value, str | Missing))
 TOLD = Due('True or False', lambda value: isinstance(value, bool | int))
+OVER = Due('nothing: that was in the request before', lambda value: isinstance(value, Missing))
 EMPTY = Due("'' or nothing", lambda value: isinstance(value, Missing) or value == '')
 
 
@@ -68,9 +69,9 @@ def ask_for_little(before):
     data = request('GET', path).replace(b'HTTP/1.1', b'HTTP/1.0')
     return data, {
         'REQUEST_METHOD': exactly('GET'), 'PATH_INFO': exactly(path), 'QUERY_STRING': EMPTY,
-        'CONTENT_TYPE': Due('no header', lambda value: not before['CONTENT_TYPE'].is_right(value)),
+        'CONTENT_TYPE': Due(OVER.words, lambda value: not before['CONTENT_TYPE'].is_right(value)),
         'CONTENT_LENGTH': Due("'' or nothing", lambda value: EMPTY.is_right(value) or value == '0'),
-        'SERVER_PROTOCOL': exactly('HTTP/1.0'), **dict.fromkeys(stale, EMPTY),
+        'SERVER_PROTOCOL': exactly('HTTP/1.0'), **dict.fromkeys(stale, OVER),
     }
 
 
@@ -91,7 +92,7 @@ def streams(server):
              if seen.get(read) != repr(part)]
     found = {'wsgi.input': wrong[0]} if wrong else {}
     if seen.get('wsgi.errors') != 'written':
-        found['wsgi.errors'] = str(seen.get('wsgi.errors')), 'that write(), writelines() and flush() work'
+        found['wsgi.errors'] = str(seen.get('wsgi.errors')), 'a file with write(), writelines() and flush()'
     return found
 
 
