@@ -233,6 +233,8 @@ while True:
     ('threading.Thread(target=time.sleep, args=[60]).start()', False),
     ('os.fork() or time.sleep(60)', False),
     ('os.fork() or ours.recv(1)', True),
+    ('os.fork() or signal.pause()', True),
+    ('os.fork() or os.read(os.pipe()[0], 1)', True),
     ('os.fork() or ours.sendall(bytes(10**8))', True),
 ])
 def test_a_server_waits_for_others_if_no_clock_calls_it_back(tmp_path, line, waits):

@@ -71,7 +71,7 @@ RULES = [  # what each is called, what complains, a path that shows it, and what
      'You see two lines with Date or Server: the application has sent one, and you have added another.'),
     ('close()', close, 'closable', r'GET /closable(?!(?s:.*)was called)',
      'You see no "close() was called" of your server: call close() of what the application returns, if any.'),
-    ('a header that is not ASCII', latin_header, 'latin-header', 'Ã',
+    ('a header that is not ASCII', latin_header, 'latin-header', '',
      'You see other characters than café: each character of a header is a byte. Encode them as latin-1.'),
     ('exc_info before the headers', answers('/change-before', 500, 'The start_response() Callable'),
      'change-before', r'\AHTTP/1.1 200',

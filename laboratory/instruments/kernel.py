@@ -20,7 +20,8 @@ LIMIT = 20  # seconds that any wait takes at the most
 LINUX = sys.platform == 'linux'
 STATES = {  # in /proc, see proc(5)
     'R': 'running', 'S': 'sleeping', 'D': 'disk-sleep', 'T': 'stopped', 't': 'tracing-stop', 'Z': 'zombie'}
-WITHOUT_END = {'inet_csk_accept', 'wait_woken', 'do_wait'}  # where accept(), recv(), send() and wait() wait
+WITHOUT_END = {  # where accept(), recv(), send(), wait(), pause() and the read() of a pipe wait
+    'inet_csk_accept', 'wait_woken', 'do_wait', '__do_sys_pause', 'pipe_read', 'anon_pipe_read'}
 SOCKETS = {'01': 'sockets in ESTABLISHED', '08': 'sockets in CLOSE_WAIT'}  # in /proc/net/tcp
 ENDED = 'sockets whose connection is over'  # which no list has any more
 TICKS = os.sysconf('SC_CLK_TCK')  # of CPU time in a second
