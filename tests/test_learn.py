@@ -249,14 +249,14 @@ def test_a_server_that_cannot_run_twice_is_tested_one_by_one(port, built, why, l
 def test_a_result_is_told_with_what_was_seen_last_how_many_more_and_what_was_printed(capsys):
     steps = ('the first', 'not shown'), ('the second', 'a table')
     printed = ['Traceback', 'OSError: no', 'bye']
-    left = '3 of 18 left, also another, a third'
+    left = '3 of 9 left, also one'
     telling.tell_failure(EINTR, Result(BUG, '', 'one thing', ('another', 'a third'), left, steps, printed))
     telling.tell_success(ZOMBIE, Result(PASS, detail='fine', printed=printed))
     assert capsys.readouterr().out == (
         f'bug  {EINTR.asks}\n'
         '     (in Python: with the accept() of Python 2, which fails when a signal comes)\n'
         '\nThe first.\nThe second:\n\na table\n'
-        '\nWhat happened: one thing; 3 of 18 left, also another, a third.\nIt printed:\nTraceback\nOSError: no\n'
+        '\nWhat happened: one thing; 3 of 9 left, also one.\nIt printed:\nTraceback\nOSError: no\n'
         f'pass  {ZOMBIE.asks}\n      fine\n'
         '      Your server printed an error all the same: OSError: no\n\n')
 

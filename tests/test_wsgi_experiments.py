@@ -1,5 +1,6 @@
 """The experiments on WSGI servers: what they take, what they name, and what they leave behind."""
 import os
+import re
 import socket
 import threading
 from contextlib import contextmanager
@@ -110,9 +111,20 @@ def on_stage(stage, bug):
 
 
 def test_every_wrong_answer_is_named_until_the_server_ends():
-    assert on_stage('part2-v1.3', 'malformed_request').others[0].startswith('two Hosts: 200')
+    found = on_stage('part2-v1.3', 'malformed_request')
+    assert found.others[0].startswith('two Hosts: 200')
+    assert re.match(r'\d+ of 22 left, also two Hosts, ', found.left)
     found = on_stage('part2-v1.2', 'malformed_request')
-    assert (found.detail, found.others) == ('a request line of one word: the server ends', ())
+    assert (found.detail, found.left) == (
+        'a request line of one word: the server ends', '1 of 22 left, 21 not asked')
+
+
+def test_each_wrong_variable_is_shown_in_full_beside_what_is_due():
+    found = on_stage('part2-v1.0', 'environ')
+    shown = found.steps[-1][1].plain
+    assert re.match(r"PATH_INFO\n    is +'/(\w+)/caf%C3%A9%20\+%2541\?a=.*'\n"
+                    r"    should be +'/\1/cafÃ© \+%41', decoded as latin-1", shown)
+    assert {'CONTENT_TYPE', 'CONTENT_LENGTH', 'QUERY_STRING'} <= set(re.findall(r'^\S+', shown, re.MULTILINE))
 
 
 def test_a_server_that_works_without_end_is_called_so(monkeypatch):
