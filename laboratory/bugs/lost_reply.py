@@ -7,7 +7,7 @@ from laboratory.instruments.client import FIN, asking, closes, connected, narrow
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, asked_to_end
 from laboratory.instruments.workers import main_process
 
-HOLD = 0.5  # seconds for which an application goes on after SIGTERM; a server may allow it no more
+HOLD = 0.3  # seconds for which an application goes on after SIGTERM; a server may allow it no more
 
 
 def experiment(server, step):

@@ -98,7 +98,8 @@ PART2 = {  # the bugs that each has, and one thing that is said of it, with the 
         'broken_promise': 'Smuggled',
     },
     'twisted': {
-        'validator': 'HTTP_CONTENT_TYPE', 'malformed_request': 'no Host', 'broken_promise': 'Smuggled',
+        'validator': 'HTTP_CONTENT_TYPE', 'fatal_failure': r'close\(\)', 'malformed_request': 'no Host',
+        'broken_promise': 'Smuggled',
     },
     'tornado': {
         'partial_response': 'streaming', 'fatal_failure': 'exit: the server ends',

@@ -12,6 +12,7 @@ import signal
 import socketserver
 import sys
 import threading
+import time
 from pathlib import Path
 
 ADDRESS = '127.0.0.1', int(os.environ['PORT'])
@@ -193,9 +194,9 @@ def part2_graceful(app):
 
 
 def part2_grace(app):
-    """The same, but a worker that is to stop has one second for that."""
-    global GRACE
-    GRACE = 1
+    """The same, but a worker has two seconds to end, and its parent looks all the time whether it has."""
+    global GRACE, end
+    GRACE, end = 2, end_and_look
     part2_graceful(app)
 
 
@@ -248,6 +249,14 @@ def end(workers, signum):
         os.kill(pid, signum)
     for pid in workers:
         os.waitpid(pid, 0)
+
+
+def end_and_look(workers, signum):
+    for pid in workers:
+        os.kill(pid, signum)
+    while workers:
+        workers = [pid for pid in workers if os.waitpid(pid, os.WNOHANG) == (0, 0)]
+        time.sleep(0.0001)
 
 
 def part2_threads(app):
