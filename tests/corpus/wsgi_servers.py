@@ -183,9 +183,9 @@ def part2_orphans(app):
     os._exit(0)
 
 
-def part2_graceful(app):
+def part2_graceful(app, end=None):
     """Two workers, which are replaced at SIGHUP; at SIGTERM each ends when it has answered its client."""
-    server = part2().make_server(ADDRESS, app)
+    server, end = part2().make_server(ADDRESS, app), end or end_and_wait
     workers = fork_workers(server)
     while next_signal() == signal.SIGHUP:
         old, workers = workers, fork_workers(server)
@@ -195,9 +195,9 @@ def part2_graceful(app):
 
 def part2_grace(app):
     """The same, but a worker has two seconds to end, and its parent looks all the time whether it has."""
-    global GRACE, end
-    GRACE, end = 2, end_and_look
-    part2_graceful(app)
+    global GRACE
+    GRACE = 2
+    part2_graceful(app, end_and_look)
 
 
 def part2_reopens(app):
@@ -206,7 +206,7 @@ def part2_reopens(app):
         server = part2().make_server(ADDRESS, app)
         workers = fork_workers(server)
         signum = next_signal()
-        end(workers, signal.SIGKILL)
+        end_and_wait(workers, signal.SIGKILL)
         server.listen_socket.close()
         if signum == signal.SIGTERM:
             return
@@ -244,7 +244,7 @@ def serve_until_sigterm(server):
     os._exit(0)
 
 
-def end(workers, signum):
+def end_and_wait(workers, signum):
     for pid in workers:
         os.kill(pid, signum)
     for pid in workers:
