@@ -11,12 +11,13 @@ BEGINNINGS = [b'', GET[:20], request('POST', '/body', 'Content-Length: 10') + b'
 
 def experiment(server, step):
     wsgi.must_answer(server)
+    before = set(server.family())
     clients = silent_clients(server, 50 * len(BEGINNINGS))
     for number, client in enumerate(clients):
         with suppress(ConnectionError):
             client.sendall(BEGINNINGS[number % len(BEGINNINGS)])
     server.let_rest()
-    forked = len(server.forked)
+    forked = len(set(server.processes()) - before)
     step(f'{len(clients)} clients are idle, and others send requests', views.processes)
     if seen := process_each(server, forked, len(clients), 'idle'):
         return bug('process_each', seen)
