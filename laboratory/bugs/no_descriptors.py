@@ -30,8 +30,9 @@ def experiment(server, step):
     for pid, limit in limits.items():
         kernel.limit_descriptors(pid, limit)
     clients = silent_clients(server, SPARE * len(pids) + OTHERS)
-    busy = busy_time(server, pids)
-    reached = any(kernel.first_free(pid) >= limit for pid, limit in limits.items())
+    reached = server.wait_until(
+        lambda: any(kernel.first_free(pid) >= limit for pid, limit in limits.items()))
+    busy = busy_time(server, pids) if reached else 0
     step(f'{len(clients)} clients are connected', views.connections)
     if busy > MOST_BUSY:
         return bug('never_rests',

@@ -41,7 +41,7 @@ def experiment(server, step):
         server.let_rest()
         step('A while later', views.processes)
         served = ended and wsgi.survives(server)
-        if not ended and is_ended_alone(server, stuck):
+        if not ended and is_ended_alone(server, len(stuck)):
             return bug('reset', 'as long as others send requests, an application that does not return '
                        f'holds up its worker {so_long(server)}')
     if not ended:
@@ -66,12 +66,13 @@ def ask_again(server, clients):
             clients[-1].sendall(GET)
 
 
-def is_ended_alone(server, stuck):
-    """Whether more of the stuck clients come free if one more is stuck, and nobody else sends requests."""
-    before = sum(map(readable, stuck))
+def is_ended_alone(server, number):
+    """Whether a worker ends if so many more applications are stuck, and nobody else sends requests."""
+    before = listeners(server)
     with suppress(TimeoutError, ConnectionError):
-        server.until_end.enter_context(connect(server, SOON)).sendall(STUCK)
-        return kernel.eventually(lambda: sum(map(readable, stuck)) > before, process.A_WHILE)
+        for _ in range(number):
+            server.until_end.enter_context(connect(server, SOON)).sendall(STUCK)
+    return kernel.eventually(lambda: before - listeners(server), process.A_WHILE)
 
 
 def cut_off(server, seconds):
