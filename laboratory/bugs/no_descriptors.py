@@ -8,7 +8,7 @@ from laboratory.instruments.workers import OTHERS, listeners, silent_clients
 SPARE = 6  # descriptors that a process may still open
 LOOK = 1.5  # seconds, so that a loop that pauses for a second is seen at work
 MOST_BUSY = 1 / 3
-LEAST_WORK = 0.08  # seconds of CPU in this time; on a busy machine, to begin to work takes long
+LEAST_WORK = 0.02  # seconds of CPU in this time, since to be given a core takes long on a busy machine
 
 
 def busy_time(server, pids):

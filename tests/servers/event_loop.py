@@ -104,15 +104,15 @@ class Dying(Loop):
 
 
 class Retrying(Loop):
-    """Tries to accept again and again for most of a second when it has no descriptor, and then rests."""
+    """Tries to accept again and again when it has no descriptor, but for a pause now and then."""
 
     def accept(self):
         super().accept()
         try:
             os.close(os.dup(0))
         except OSError:
-            if time.monotonic() % 1 > 0.75:
-                time.sleep(1 - time.monotonic() % 1)
+            if (left := 0.6 - time.monotonic() % 0.6) < 0.2:
+                threading.Event().wait(left)
 
 
 class Threads(Loop):
