@@ -18,7 +18,7 @@ from laboratory.bugs import BUGS, cure, stage_with
 from laboratory.instruments.experiment import measure
 from laboratory.instruments.own import own_server, try_out
 from laboratory.instruments.process import PATIENCE, stage_server
-from laboratory.instruments.telling import said, shown
+from laboratory.instruments.telling import compared, said, shown
 from laboratory.instruments.terminal import STYLES, console, predict, run
 
 
@@ -35,7 +35,7 @@ def play(bug, title, start, prediction=''):
     style = STYLES.get(result.outcome, 'dim')
     console.print(Text.assemble('\n', (result.outcome, style), f': {said(result)}\n'))
     if prediction:
-        console.print(f'You predicted: {prediction}. What happened: {said(result)}.\n', markup=False)
+        console.print(f'{compared(bug, prediction, result)}\n', markup=False)
 
 
 def play_own(bug, command):
@@ -43,7 +43,7 @@ def play_own(bug, command):
     with console.status('does it serve?'):
         tried = try_out(own_server(command, bug.apps[0]))
     patience = settings.positive('PATIENCE', PATIENCE)
-    start = partial(own_server, command, pace=tried.pace, patience=patience)
+    start = partial(own_server, command, tried=tried, patience=patience)
     play(bug, 'Your server', start, prediction)
 
 

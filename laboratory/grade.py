@@ -35,8 +35,9 @@ from laboratory.instruments.experiment import (
     UNJUDGED,
     measure,
 )
-from laboratory.instruments.own import own_server, try_out, why_untested
+from laboratory.instruments.own import first_client, own_server, why_untested
 from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.runs import at_once
 from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, console, run
 
@@ -100,6 +101,7 @@ def summary(results, goal):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if NO_CHILD in outcomes.values():
             print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
+            print('To learn fork, call os.fork() after accept(): make diff-part3-v1.1-fd-leak shows how.')
         missing = {outcomes[bug.name] for bug in differences}
         if missing <= ABOUT.keys():
             about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
@@ -138,12 +140,13 @@ def like_none(bug, result):
 def grade(command, goal):
     """Run the experiments that the goal, a stage, asks for; return whether nothing is bad."""
     start = partial(own_server, command, patience=settings.positive('PATIENCE', MOST_PATIENCE))
-    results = {}
+    bugs, results = asked_for(goal), {}
     with console.status('does it serve?') as status:
-        tried = try_out(start(*goal.arguments))
-        for bug in asked_for(goal):
+        tried = first_client(command, start(*goal.arguments))
+        runs = at_once([partial(measure, bug, partial(start, tried=tried)) for bug in bugs], tried.at_once)
+        for bug in bugs:
             status.update(f'{bug.asks}?')
-            results[bug] = measure(bug, partial(start, pace=tried.pace))
+            results[bug] = next(runs)
             report(bug, results[bug], command, tried)
         results = explained(results, partial(measure, start=partial(start, pace=tried.pace)))
     summary(results, goal)

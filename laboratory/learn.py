@@ -22,7 +22,7 @@ not, and 2 if the server could not be tested. (Under make, every status but 0 be
 import os
 import shlex
 import sys
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import partial
 
 from rich.text import Text
@@ -30,17 +30,18 @@ from rich.text import Text
 from common import settings, stages
 from laboratory.bugs import BUGS, UNKNOWN, expected, explained, known_stages, lessons, named_stage
 from laboratory.instruments import telling
-from laboratory.instruments.experiment import AT_ONCE, NO_WORKER, UNJUDGED, at_once, measure
+from laboratory.instruments.experiment import NO_CHILD, NO_WORKER, UNJUDGED, measure
 from laboratory.instruments.loop import Loop
 from laboratory.instruments.output import printable
-from laboratory.instruments.own import own_server, try_out, why_untested
+from laboratory.instruments.own import first_client, own_server, why_untested
 from laboratory.instruments.process import PATIENCE, ServerFailed
-from laboratory.instruments.saves import Files, files_in, stamps
+from laboratory.instruments.runs import at_once
+from laboratory.instruments.saves import Files
 from laboratory.instruments.terminal import Keys, console, run
 
 OWN_PORT = 'It does not listen on the port in the variable PORT, so each test takes longer.'
 BUILT = 'The command rebuilds the server each time, so its tests run one at a time.'
-CTRL_C = '[dim](Ctrl-C ends)[/]'
+ANY_KEY = '[dim](a save or a key ends the test)[/]'
 SAVED = 'It is tested now, and again whenever you save it.'
 NO_FILE = 'It is tested now. The command names no file: press r when you have saved yours.'
 THE_END = {
@@ -66,7 +67,7 @@ class Learner:
         self.results, self.untested, self.tried = {}, [], None  # {bug: Result}; why it could not be tested
         self.is_placed = False  # whether number is that of the lesson that the reader is in
         self.hints, self.told = [], 0  # those for what is wrong, and how many of them the reader has seen
-        self.prediction, self.why_slow = '', ''
+        self.prediction = ''
 
     @property
     def lesson(self):
@@ -94,19 +95,28 @@ class Learner:
 
     @property
     def passed(self):
-        return not self.bad and not self.untested
+        return bool(self.results) and not self.bad and not self.untested
 
-    def test(self):
-        """Test the server in the reader's lesson, at first in all up to the one that does not pass."""
+    def test(self, look=lambda: None):
+        """Test the server in the reader's lesson, at first in all up to the one that does not pass.
+
+        look    is called meanwhile; what it raises ends the test, and what the last one has found stands
+        """
+        before = self.results, self.untested
         self.results, self.untested = {}, []
         self.files.note()
         try:
-            with console.status(f'does it serve? {CTRL_C}') as status:
-                start = self.try_out()
-                self.examine(start, status)
+            with console.status(f'does it serve? {ANY_KEY}') as status:
+                start = partial(own_server, self.command, patience=self.patience)
+                self.tried = first_client(self.command, start(*self.lesson.stage.arguments), look)
+                start = partial(start, tried=self.tried)
+                self.examine(start, look, status)
                 self.results = explained(self.results, partial(measure, start=start))
         except ServerFailed as failed:
             self.untested = why_untested(failed)
+        except BaseException:
+            self.results, self.untested = before
+            raise
         if not self.passed:
             result = self.results.get(self.bad)
             is_known = result and (self.cause or result.outcome not in UNJUDGED)
@@ -114,32 +124,24 @@ class Learner:
             if hints != self.hints:
                 self.hints, self.told = hints, 0
 
-    def try_out(self):
-        """Let it serve its first client; return what starts it from now on. Raises ServerFailed."""
-        start = partial(own_server, self.command, patience=self.patience)
-        before = stamps(files_in(self.command))
-        self.tried = try_out(start(*self.lesson.stage.arguments))
-        is_rebuilt = stamps(files_in(self.command)) != before
-        self.why_slow = OWN_PORT if self.tried.port != '8888' else BUILT if is_rebuilt else ''
-        return partial(start, pace=self.tried.pace)
+    def examine(self, start, look, status):
+        """Run the experiments of the lesson and the earlier ones, up to the first bug.
 
-    def examine(self, start, status):
-        """Run the experiments of the lesson; if they pass, those of the earlier ones too."""
-        while True:
-            status.update(f'lesson {self.number + 1} of {len(self.lessons)} {CTRL_C}')
-            self.results = self.measured(self.lesson.bugs, start)
-            if self.bad or self.is_last or self.is_placed:
-                break
-            self.number += 1
-        self.is_placed = True
-        if not self.bad:
-            status.update(f'this lesson passes; do the earlier ones still pass? {CTRL_C}')
-            self.results |= self.measured(self.lesson.earlier, start)
-
-    def measured(self, bugs, start):
-        """Run these experiments, several at the same time if the server can bear it: {bug: Result}."""
+        Where the server has ended, those that come later may tell why.
+        """
+        lessons = [self.lesson] if self.is_placed else self.lessons[self.number:]
+        bugs = [bug for lesson in lessons for bug in lesson.bugs]
+        bugs += [bug for bug in lessons[-1].earlier if bug not in bugs]
         runs = [partial(measure, bug, start) for bug in bugs]
-        return dict(zip(bugs, at_once(runs, most=1 if self.why_slow else AT_ONCE), strict=True))
+        with closing(at_once(runs, self.tried.at_once, look)) as found:
+            for bug in bugs:
+                status.update(f'{bug.asks}? {ANY_KEY}')
+                self.results[bug] = result = next(found)
+                if needs_work(result) and result.outcome not in UNJUDGED:
+                    break
+        if not self.is_placed:
+            lesson = next((lesson for lesson in lessons if self.bad in lesson.bugs), lessons[-1])
+            self.number, self.is_placed = self.lessons.index(lesson), True
 
     def to_see(self):
         """What to type to see what is wrong, and what to look for, as telling.to_see() has it."""
@@ -154,9 +156,10 @@ class Learner:
             return print(*map(printable, self.untested), sep='\n')
         self.tell_failure() if self.bad else self.tell_success()
         if self.prediction:
-            console.print(f'You predicted: {self.prediction}', markup=False)
-        if self.why_slow:
-            console.print(f'\n{self.why_slow}', style='dim')
+            bug = self.lesson.bugs[0]
+            console.print(telling.compared(bug, self.prediction, self.results[bug]), markup=False)
+        if self.tried.at_once == 1:
+            console.print(f'\n{BUILT if self.tried.is_built else OWN_PORT}', style='dim')
 
     def tell_failure(self):
         """Print what the reader has to mend, after what is right already."""
@@ -171,6 +174,8 @@ class Learner:
         part = self.lesson.stage.part
         for bug in self.lesson.bugs:
             telling.tell_success(bug, self.results[bug])
+        if NO_CHILD in {self.results[bug].outcome for bug in self.lesson.bugs}:
+            console.print(f'{telling.NO_FORK}\n')
         if self.is_last:
             told = f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}'
         else:

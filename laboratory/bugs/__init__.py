@@ -13,8 +13,9 @@ from pathlib import Path
 
 from common import settings
 from common.stages import BESIDE, find_stage, stages_of, steps_of
-from laboratory.instruments.experiment import BUG, PASS, WORDLESS, Lesson, at_once, measure
+from laboratory.instruments.experiment import BUG, PASS, WORDLESS, Lesson, measure
 from laboratory.instruments.process import stage_server
+from laboratory.instruments.runs import at_once
 
 TABLE = Path(__file__).with_name('expected.txt').read_text()
 
@@ -120,14 +121,14 @@ def explained(results, measure):
     return {eintr: found, **results, **{bug: results[bug]._replace(case=eintr.name) for bug in ends}}
 
 
-def measured(stages, follow=lambda runs: runs):
+def measured(stages, follow=lambda results, total: results):
     """Run every experiment of their part on those stages: {part: {name of the bug: {stage: Result}}}.
 
-    follow    is given the runs, and yields them again, to show how far it is
+    follow    is given the results as they come, and yields them again, to show how far it is
     """
     cells = [(stage, bug) for stage in stages for bug in bugs_of(stage.part)]
-    results = at_once([partial(measure, bug, partial(stage_server, stage)) for stage, bug in cells], follow)
+    results = at_once([partial(measure, bug, partial(stage_server, stage)) for stage, bug in cells])
     found = {}
-    for (stage, bug), result in zip(cells, results, strict=True):
+    for (stage, bug), result in zip(cells, follow(results, total=len(cells)), strict=True):
         found.setdefault(stage.part, {}).setdefault(bug.name, {})[stage.name] = result
     return found

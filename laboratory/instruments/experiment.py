@@ -5,7 +5,6 @@ else, and returns a Result. It acts as the clients, and looks at the processes t
 It calls step() with a few words and a view at the moments that are worth a look.
 """
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from inspect import cleandoc
 from typing import NamedTuple
@@ -26,7 +25,6 @@ FROM_BAD_TO_GOOD = [*UNJUDGED, BUG, NOT_TESTED, NO_HANDLER, NO_CHILD, NO_WORKER,
 CAUSES = {  # the bugs that end a server with such an error or signal
     'EINTR': 'eintr', **dict.fromkeys(['SIGPIPE', 'EPIPE', 'ECONNRESET'], 'leaving_client')}
 TIME_TO_END = 5  # seconds in which a server that is about to end has ended
-AT_ONCE = 6  # experiments; each waits more than it works
 
 
 class Result(NamedTuple):
@@ -181,14 +179,3 @@ def measure_with(app, bug, start, show):
         result = Result(NOT_TESTED, detail=f'the Python of this server has no {missing[1]}')
     printed = last_lines(output) if result.printed is None else result.printed
     return result._replace(steps=tuple(steps), printed=printed)
-
-
-def at_once(runs, follow=lambda runs: runs, most=AT_ONCE):
-    """Call functions that take no argument, several at the same time; return what they return."""
-    with ThreadPoolExecutor(most) as pool:
-        runs = [pool.submit(run) for run in runs]
-        try:
-            return [run.result() for run in follow(runs)]
-        except BaseException:
-            pool.shutdown(cancel_futures=True)
-            raise

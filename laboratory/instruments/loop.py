@@ -15,6 +15,13 @@ from laboratory.instruments.saves import EVERY
 from laboratory.instruments.terminal import console, predict
 
 
+class Interrupted(Exception):
+    """A test was ended; key is what comes next."""
+
+    def __init__(self, key):
+        self.key = key
+
+
 class Loop:
     """In a terminal: tells of the last test, waits for a key or until a file is saved."""
 
@@ -24,9 +31,9 @@ class Loop:
     def commands(self):
         """{key: (its name, what it does)} of those that make sense now."""
         learner, found = self.learner, {'r': ('run again', self.test)}
-        if not learner.passed:
+        if learner.bad or learner.untested:
             found['h'] = 'hint', learner.tell_hint
-        else:
+        if learner.passed:
             found['d'] = 'diffs', self.diffs
             if not learner.is_last:
                 found['n'] = 'next lesson', self.next
@@ -41,19 +48,18 @@ class Loop:
         console.print(Text('   ').join(names), end='', soft_wrap=True)
 
     def test(self):
-        is_new = not self.learner.is_placed
-        while True:
-            self.keys.was_suspended = False
-            self.learner.test()
-            if not self.keys.was_suspended:  # else its time limits ran on while we were stopped
-                break
-            self.learner.is_placed = not is_new
-        if self.keys.pressed(0) == 'q':  # other keys were meant for what was shown before
-            return self.quit()
+        is_new, self.keys.was_suspended = not self.learner.is_placed, False
+        self.learner.test(self.look)
         if is_new and self.learner.bad:
             self.predict()
         console.rule(time.strftime('%H:%M:%S'), style='dim')
         self.learner.tell()
+
+    def look(self):
+        """End a test where the reader wants something else; time limits run on while we are stopped."""
+        key = self.keys.pressed(0)
+        if key or self.keys.was_suspended or self.was_saved():
+            raise Interrupted(key or 'r')
 
     def diffs(self):
         """Print what the reader has changed since the stage before, and what we have."""
@@ -69,6 +75,7 @@ class Loop:
 
     def next(self):
         self.learner.number += 1
+        self.learner.results = {}
         self.predict()
         self.test()
 
@@ -104,15 +111,27 @@ class Loop:
                 running.terminate()  # where a signal ends us, it cleans up as we do
                 running.wait()
 
+    def was_saved(self):
+        """Whether the reader has saved, after which a prediction is about nothing any more."""
+        if is_saved := self.learner.files.were_saved():
+            self.learner.prediction = ''
+        return is_saved
+
     def run(self):
         key = 'r'
         while not self.ended:
             if key in self.commands():
                 console.print()
-                self.commands()[key][1]()
+                try:
+                    self.commands()[key][1]()
+                except Interrupted as interrupted:
+                    key = interrupted.key.lower()
+                    if key not in 'rq':
+                        console.print('The test has ended without a result. r begins it again.')
+                    continue
             if key or self.keys.was_suspended:
                 console.print()
                 self.show_keys()
             key = self.keys.pressed(EVERY).lower()
-            if not key and self.learner.files.were_saved():
-                self.learner.prediction, key = '', 'r'
+            if not key and self.was_saved():
+                key = 'r'

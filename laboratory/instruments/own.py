@@ -15,9 +15,12 @@ from common.run import FRAMEWORKS
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import APPS, Bounds, ServerFailed, ServerProcess, free_port, server_path
+from laboratory.instruments.runs import AT_ONCE, at_once
+from laboratory.instruments.saves import files_in, stamps
 
 SECONDS = 60  # for each experiment; more for a slow server
 SLOWEST = 5  # seconds that a reply may take
+USUAL = '8888'  # the port of a server that listens where PORT says, for what is typed
 BETWEEN = 1.5  # seconds that it may pause
 PROCESSES = 200  # at the same time; the experiments need 25, those of part 4 150
 OUTPUT = 20_000 * 512  # bytes, in each file
@@ -28,15 +31,16 @@ LIMITS = '; '.join([
 ])
 
 
-def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0):
-    """A ServerProcess that runs the reader's command, within bounds."""
-    port = str(free_port())
+def own_server(command, app=None, pep475='on', env=(), tried=None, patience=0.0):
+    """A ServerProcess that runs the reader's command, within bounds; tried: what try_out() has found out."""
+    pace, port = tried.pace if tried else 0.0, str(free_port())
+    own_port = int(tried.port) if tried and tried.port != USUAL else None
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
     bounds = Bounds(PROCESSES, SECONDS + 50 * pace + patience, OUTPUT)
     command = ['sh', '-c', f'{LIMITS}; {as_run(command, port, app, pep475)}']
-    return ServerProcess(command, env=env, bounds=bounds, pace=pace, patience=patience)
+    return ServerProcess(command, env, bounds, pace, patience, own_port)
 
 
 def as_run(command, port, app=None, pep475='on'):
@@ -54,6 +58,19 @@ class Tried(NamedTuple):
     pace: float  # the longest pause in its reply, in seconds
     port: str  # one of its own, if it does not listen where PORT says; else 8888, for what is typed
     is_python3: bool
+    is_built: bool = False  # whether the command writes a file that it names, as a compiler does
+
+    @property
+    def at_once(self):
+        """How many of it can be tested at the same time."""
+        return 1 if self.is_built or self.port != USUAL else AT_ONCE
+
+
+def first_client(command, server, look=lambda: None):
+    """What try_out() finds out about a server that the command starts; look: as for at_once()."""
+    before = stamps(files_in(command))
+    tried, = at_once([partial(try_out, server)], look=look)
+    return tried._replace(is_built=stamps(files_in(command)) != before)
 
 
 def try_out(server):
@@ -84,7 +101,7 @@ def try_out(server):
                                'closed the connection without an answer' if closed else
                                f'did not answer a request within {SLOWEST} seconds', server.output())
         pace = max(after - before for before, after in pairwise(times))
-        port = '8888' if str(server.port) == server.env['PORT'] else str(server.port)
+        port = USUAL if str(server.port) == server.env['PORT'] else str(server.port)
         return Tried(pace, port, kernel.is_python3(server.pid))
 
 

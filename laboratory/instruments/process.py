@@ -1,4 +1,5 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
+import multiprocessing
 import os
 import random
 import signal
@@ -23,24 +24,31 @@ APPS = 'laboratory/instruments/apps'  # the folder with the application that exp
 A_WHILE = 3  # seconds in which a server has done what it does by a timer
 MOST_OUTPUT = 100_000  # bytes that are looked at, the last ones
 REST = 0.15  # seconds in which nothing moves, after which nothing more is awaited
+CALM = 0.06  # the same, where the kernel tells that all wait for a client or a child
 OTHER = 3  # seconds for the port that it was told, once it listens on another
+SHORTEST = 0.005  # seconds between two looks, at first
 NAP = 2  # seconds of sleep() after which a server may go on
 SLEEP = 10  # seconds of sleep() at the most, where a server may well sleep
-START = 20  # seconds in which it must listen, and print what is waited for
+START = 10  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
+TO_CLEAN_UP = 10  # seconds for a process of ours that has servers to end
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
 claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
+running = set()  # the servers of this process that have to be ended
 
 
 class ServerFailed(Exception):
     """The server ended, did not listen in time or broke its bounds (broken)."""
 
     def __init__(self, what, output, broken=False):
+        super().__init__(what, output, broken)  # with which it is made again in another process
         self.what, self.printed, self.broken = what, last_lines(output), broken
-        super().__init__('\n'.join([f'{what}; it printed:', *self.printed]) if self.printed
-                         else f'{what}, and printed nothing')
+
+    def __str__(self):
+        return ('\n'.join([f'{self.what}; it printed:', *self.printed]) if self.printed
+                else f'{self.what}, and printed nothing')
 
 
 def free_port():
@@ -68,6 +76,7 @@ class ServerProcess:
     command, env     what to run, a list of strings, and variables to add; it listens on PORT if that is there
     bounds           ends it when it breaks them
     pace, patience   the seconds that a reply takes, and those in which it reaches a time limit of its own
+    own_port         where it listens whatever PORT says, if that is known
 
     pid, port        of the process that listens, and where; popen is the one that was started
     forked           {pid: parent's pid} of what those have forked that it had when it came to rest, as far
@@ -78,12 +87,12 @@ class ServerProcess:
     whole            the bytes of a whole answer, as far as ask() has seen
     """
 
-    def __init__(self, command, env=(), bounds=None, pace=0.0, patience=PATIENCE):
+    def __init__(self, command, env=(), bounds=None, pace=0.0, patience=PATIENCE, own_port=None):
         self.command, self.env = command, {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.deadline = bounds, '', float('inf')
         self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
-        self.pace, self.patience = pace, patience
+        self.pace, self.patience, self.own_port, self.work = pace, patience, own_port, WORK
         self.pid, self.port, self.own, self.forked = None, None, set(), {}
         self.last_exchange, self.whole = None, float('inf')
         self.until_end = ExitStack()
@@ -97,11 +106,13 @@ class ServerProcess:
             self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
             stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
         try:
+            running.add(self)
             if self.bounds:
                 self.guarding.start()
             self.wait_for(self.find_listener, 'listen on a port')
             if self.bounds:
-                kernel.eventually(lambda: self.find_listener() and self.port == int(self.env['PORT']), OTHER)
+                known = int(self.env['PORT']), self.own_port
+                kernel.eventually(lambda: self.find_listener() and self.port in known, OTHER)
                 self.let_rest()  # its workers start
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
@@ -197,7 +208,7 @@ class ServerProcess:
         """Wait until condition() is true; return whether it became so.
 
         Gives up after `most` seconds, once the server has used WORK seconds of CPU, or once it has been at
-        rest for REST seconds (`nap` seconds if a thread is in sleep()). A slow server is given three times
+        rest for REST seconds (CALM if it waits for others, `nap` if a thread is in sleep()). A slow server is given three times
         its pace for both. A busy machine makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
@@ -210,10 +221,12 @@ class ServerProcess:
             if not asleep or (family, used) != before:
                 before, calm_since = (family, used), now
             calm = now - calm_since
-            at_rest = calm > max(REST, 3 * self.pace, naps and nap) or calm > REST and self.waits_for_others()
-            if at_rest or used - first > max(WORK, 3 * self.pace) or now - begin > most:
+            at_rest = calm > max(REST, 3 * self.pace, naps and nap) or calm > CALM and self.waits_for_others()
+            if is_busy := used - first > max(self.work, 3 * self.pace):
+                self.work = WORK / 10  # it is busy whatever it does
+            if at_rest or is_busy or now - begin > most:
                 return bool(condition())  # it may have come to rest just because it has done so
-            time.sleep(pause)
+            time.sleep(min(pause, max(now - begin, SHORTEST)))
         return True
 
     def waits_for_others(self, pids=()):
@@ -270,6 +283,18 @@ class ServerProcess:
         self.popen.wait()
         self.log.close()
         self.temporary.cleanup()
+        running.discard(self)
+
+
+def end_all():
+    """End what is left of servers, also where a signal has come while one was started or ended."""
+    for child in multiprocessing.active_children():  # which clean up
+        child.terminate()
+        child.join(TO_CLEAN_UP)
+    for server in list(running):
+        server.stop()
+    for pid in kernel.family(os.getpid()):
+        kernel.send(pid, signal.SIGKILL)
 
 
 def stage_server(stage, app=None, pep475='on', env=()):

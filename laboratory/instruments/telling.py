@@ -1,16 +1,20 @@
 """What is said to a reader about a result: what was found, hints, commands as they are typed, diffs."""
+import re
+
 from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from common.diff import COLOURS
-from laboratory.instruments.experiment import UNJUDGED
+from laboratory.instruments.experiment import BUG, PASS, UNJUDGED
 from laboratory.instruments.output import RAISED, printable
 from laboratory.instruments.own import start_line
 from laboratory.instruments.terminal import STYLES, console
 
 PIDS = 'python3 -m common.pid'  # of those that listen on PORT, the oldest first
 WHICH_ACCEPT = ' (The folder in PYTHONPATH gives Python 3 the accept() of Python 2.)'
+NO_FORK = ('Your server forks no child for a client, so it passes where children are asked about. To learn '
+           'fork, call os.fork() after accept(): make diff-part3-v1.1-fd-leak shows how.')
 WHEN_IT_STOPS = [  # hints for a server that has ended, or does not answer
     'Look at the last lines that it printed. If there is a traceback, its last line names the error, and the '
     'lines above it name the place. If there is none, press t: you see the system calls of one request.',
@@ -24,6 +28,19 @@ WHEN_IT_STOPS = [  # hints for a server that has ended, or does not answer
 def said(result):
     """What was found, in one line."""
     return '; '.join(map(printable, filter(None, [result.detail, result.left])))
+
+
+def compared(bug, prediction, result):
+    """What a reader has predicted beside what was measured; whether it was right where that can be known."""
+    *_, last = bug.predict.rstrip('?').split('. ')
+    answer = re.match('(y|n)(es|o)?\\b', prediction.lower())
+    usual = next(iter(bug.cases))
+    if re.match('(Is|Are|Do|Does) (?!.* or )', last) and answer and (
+            result.outcome == PASS or result.outcome == BUG and result.case in ('', usual)):
+        is_right = (answer[1] == 'y') == (result.outcome == PASS)
+        told = 'That is right.' if is_right else 'It is the other way round.'
+        return f'You predicted: {prediction}. {told}'
+    return f'You predicted: {prediction}. What happened: {said(result)}.'
 
 
 def typed(see, port='8888'):

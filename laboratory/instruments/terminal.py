@@ -13,9 +13,8 @@ from contextlib import contextmanager, suppress
 from rich.console import Console
 
 from common import settings
-from laboratory.instruments import kernel
 from laboratory.instruments.output import printable
-from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.process import ServerFailed, end_all
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
@@ -40,8 +39,7 @@ def run(main):
             print(f'The server {failed}', file=sys.stderr)
             status = 2
         finally:
-            for pid in kernel.family(os.getpid()):  # what has just been started when the signal came
-                kernel.send(pid, signal.SIGKILL)
+            end_all()
         sys.stdout.flush()
     except OSError as error:
         if error.errno not in (errno.EPIPE, errno.EIO):  # a closed pipe or terminal

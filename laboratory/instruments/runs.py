@@ -1,0 +1,92 @@
+"""Experiments at the same time, each in a process of its own, which can be ended with all that it started."""
+import multiprocessing
+import signal
+from collections import deque
+from multiprocessing.connection import wait
+
+from laboratory.instruments import kernel
+from laboratory.instruments.process import TO_CLEAN_UP, end_all
+from laboratory.instruments.saves import EVERY
+from laboratory.instruments.terminal import ENDINGS, end
+
+AT_ONCE = 6  # each waits more than it works
+fork = multiprocessing.get_context('fork')
+
+
+class Run:
+    """A function that runs in a process of its own."""
+
+    def __init__(self, function):
+        self.pipe, their_end = fork.Pipe(duplex=False)
+        self.process, self.found = fork.Process(target=answer, args=(function, their_end)), None
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until it is known here, and ready there
+        try:
+            self.process.start()
+        finally:
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+            their_end.close()
+
+    def fileno(self):
+        return self.pipe.fileno()
+
+    def receive(self):
+        """Take what it sends: (what was returned, what was raised)."""
+        try:
+            self.found = self.pipe.recv()
+        except EOFError:
+            self.found = None, RuntimeError('the process of an experiment has ended')
+        self.process.join()
+
+    def result(self):
+        """What the function has returned; raises what it has raised."""
+        returned, raised = self.found
+        if raised:
+            raise raised
+        return returned
+
+    def end(self):
+        """Wait for its end, after SIGTERM."""
+        self.process.join(TO_CLEAN_UP)
+        for pid in [*kernel.family(self.process.pid), self.process.pid] * self.process.is_alive():
+            kernel.send(pid, signal.SIGKILL)
+        self.process.join()
+        self.pipe.close()
+
+
+def answer(function, pipe):
+    """Send what the function returns, or raises; a signal ends it after it has cleaned up."""
+    signal.signal(signal.SIGCONT, signal.SIG_DFL)  # the terminal is not ours
+    signal.signal(signal.SIGTERM, end)
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        pipe.send((function(), None))
+    except Exception as error:
+        pipe.send((None, error))
+    except KeyboardInterrupt:
+        pass
+    finally:
+        end_all()
+
+
+def at_once(runs, most=AT_ONCE, look=lambda: None):
+    """Call functions that take no argument, several at the same time; yield what they return, in order.
+
+    Whoever takes no more, or what look() raises, which is called meanwhile, ends those that still run.
+    """
+    waiting, begun = deque(runs), deque()
+    try:
+        while waiting or begun:
+            busy = [run for run in begun if not run.found]
+            if waiting and len(busy) < most:
+                begun.append(Run(waiting.popleft()))
+            elif begun[0].found:
+                yield begun.popleft().result()
+            else:
+                for run in wait(busy, EVERY):
+                    run.receive()
+                look()
+    finally:
+        for run in begun:
+            run.process.terminate()
+        for run in begun:
+            run.end()
