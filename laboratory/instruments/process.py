@@ -208,8 +208,8 @@ class ServerProcess:
         """Wait until condition() is true; return whether it became so.
 
         Gives up after `most` seconds, once the server has used WORK seconds of CPU, or once it has been at
-        rest for REST seconds (CALM if it waits for others, `nap` if a thread is in sleep()). A slow server is given three times
-        its pace for both. A busy machine makes the wait longer and not wrong.
+        rest for REST seconds (CALM if it waits for others, `nap` if a thread is in sleep()). A slow server
+        is given three times its pace for both. A busy machine makes the wait longer and not wrong.
         """
         now = calm_since = begin = time.monotonic()
         first, before, family = None, None, []
