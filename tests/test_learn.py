@@ -15,11 +15,12 @@ from common import stages
 from common.stages import ROOT, find_stage
 from laboratory import learn
 from laboratory.bugs import BUGS, EXPECTED, asked, expected, known_stages, lessons
-from laboratory.instruments import telling
+from laboratory.instruments import kernel, own, telling
 from laboratory.instruments.experiment import BUG, ENDED, PASS, Result
-from laboratory.instruments.loop import Loop
+from laboratory.instruments.loop import Interrupted, Loop
 from laboratory.instruments.own import Tried
 from laboratory.instruments.process import ServerFailed
+from laboratory.instruments.runs import at_once
 from laboratory.instruments.saves import Files
 from laboratory.instruments.terminal import Keys
 from tests.helpers import PYTHON, end_of, left
@@ -112,6 +113,10 @@ def test_the_keys_work_again_after_ctrl_z_and_fg_and_ctrl_c_ends_a_test(terminal
     assert not termios.tcgetattr(shell.child_fd)[3] & (termios.ICANON | termios.ECHO)
     shell.send('r')
     see(shell, 'does it serve?')
+    shell.send('\x1a')
+    see(shell, 'ready>')
+    shell.sendline('fg')
+    see(shell, 'does it serve?')
     shell.sendintr()
     see(shell, 'ready>')
     assert 'Traceback' not in shell.before
@@ -119,6 +124,49 @@ def test_the_keys_work_again_after_ctrl_z_and_fg_and_ctrl_c_ends_a_test(terminal
     see(shell, 'status 130')
     shell.expect(r'[^-]icanon(.|\n)*[^-]echo ')
     shell.expect(pexpect.EOF)
+
+
+@pytest.fixture
+def endless(terminal, house):
+    """A reader whose test does not end: the experiment waits for an hour."""
+    experiment = house / 'laboratory/bugs/silent_client.py'
+    begin = 'def experiment(server, step):\n'
+    assert begin in experiment.read_text()
+    experiment.write_text(experiment.read_text().replace(
+        begin, f'{begin}    if "endless" in server.output():\n        __import__("time").sleep(3600)\n'))
+    (house / 'my').mkdir()
+    source = (ROOT / FIRST.stage.server).read_text()
+    (house / 'my/server.py').write_text(f'print("endless", flush=True)\n{source}')
+    reader = terminal('learn', folder=house, GUESS='no')
+    see(reader, FIRST.bugs[0].asks)
+    return reader
+
+
+def test_a_save_during_a_test_ends_it_and_begins_the_next(endless, house):
+    save(house, FIRST.stage)
+    see(endless, f'bug {SECOND.bugs[0].asks}')
+    press(endless, 'r')
+    see(endless, f'bug {SECOND.bugs[0].asks}')
+    assert kernel.family(endless.pid) == {}
+
+
+def test_a_key_ends_a_test_and_not_the_loop(endless):
+    endless.send('x')
+    see(endless, 'The test has ended without a result. r begins it again.')
+    see(endless, 'r run again t trace q quit')
+    assert kernel.family(endless.pid) == {}
+    endless.send('r')
+    see(endless, FIRST.bugs[0].asks)
+    endless.send('q')
+    assert end_of(endless) == 0
+
+
+@pytest.mark.parametrize('signum', [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_during_a_test_leaves_nothing(endless, signum, temporary):
+    assert kernel.eventually(lambda: len(kernel.family(endless.pid)) > 1)
+    endless.kill(signum)
+    assert end_of(endless) == 128 + signum
+    assert left(temporary) == []
 
 
 def test_a_signal_during_a_scene_ends_the_scene_too(terminal, house, temporary):
@@ -163,21 +211,18 @@ def found(outcome, case='', detail='', **more):
 
 @pytest.fixture
 def learner(monkeypatch):
-    """A Learner at the first lesson, of whose server `found` says {bug: Result}; it notes what is asked."""
+    """A Learner at the first lesson, of whose server `found` says {bug: Result}."""
     learner = learn.Learner(PART3, 'nosuch', '', number=0, patience=1)
-    learner.found, learner.asked, learner.fine = {}, [], Tried(0.0, '8888', True)
-
-    def measure(bug, start):
-        learner.asked.append(bug)
-        return learner.found.get(bug, found(PASS, detail='fine'))
-    monkeypatch.setattr(learn, 'measure', measure)
-    monkeypatch.setattr(learn, 'try_out', lambda server: learner.fine)
+    learner.found, learner.fine = {}, Tried(0.0, '8888', True)
+    fine = found(PASS, detail='fine')
+    monkeypatch.setattr(learn, 'measure', lambda bug, start: learner.found.get(bug, fine))
+    monkeypatch.setattr(learn, 'first_client', lambda command, server, look: learner.fine)
     return learner
 
 
 def keys_after(learner, found):
     """Let the server behave so, and test it; return the keys that make sense then."""
-    learner.found, learner.asked = found, []
+    learner.found = found
     learner.test()
     return ''.join(Loop(learner, None).commands())
 
@@ -196,7 +241,7 @@ def test_at_the_end_everything_is_asked(learner, capsys, monkeypatch):
     assert keys_after(learner, {ZOMBIE: found('no child')}) == 'rdstq'
     learner.tell()
     assert f'Your server passes all lessons of part 3.\n{learn.THE_END["part3"]}' in capsys.readouterr().out
-    assert set(learner.asked) == set(asked('part3'))
+    assert set(learner.results) == set(asked('part3'))
     monkeypatch.chdir(ROOT)
     monkeypatch.setenv('SERVER', 'nosuch')
     monkeypatch.setattr(learn, 'Learner', lambda *args: learner)
@@ -220,10 +265,10 @@ def test_the_hints_begin_again_when_something_else_is_wrong(result, hint, learne
 
 
 def test_a_server_that_cannot_be_tested_gets_hints_and_its_lesson_later(learner, capsys, monkeypatch):
-    def fail(server):
+    def fail(command, server, look):
         raise ServerFailed('did not listen on a port', 'Traceback\nOSError: \x1b[2J')
     with monkeypatch.context() as patched:
-        patched.setattr(learn, 'try_out', fail)
+        patched.setattr(learn, 'first_client', fail)
         assert keys_after(learner, {}) == 'rhtq'
     learner.tell()
     assert capsys.readouterr().out.endswith(
@@ -234,16 +279,60 @@ def test_a_server_that_cannot_be_tested_gets_hints_and_its_lesson_later(learner,
     assert learner.number == AT_ZOMBIE
 
 
-@pytest.mark.parametrize(('port', 'built', 'why'), [
-    ('9999', [{}, {}], learn.OWN_PORT), ('8888', [{}, {'server': 1}], learn.BUILT)])
-def test_a_server_that_cannot_run_twice_is_tested_one_by_one(port, built, why, learner, monkeypatch, capsys):
-    most_at_once, learner.fine = [], Tried(0.0, port, True)
-    monkeypatch.setattr(learn, 'at_once', lambda runs, most: most_at_once.append(most) or [r() for r in runs])
-    monkeypatch.setattr(learn, 'stamps', lambda paths: built.pop(0))
+@pytest.mark.parametrize(('tried', 'why'), [
+    (Tried(0.0, '9999', True), learn.OWN_PORT), (Tried(0.0, '8888', True, is_built=True), learn.BUILT)])
+def test_a_server_that_cannot_run_twice_is_tested_one_by_one(tried, why, learner, monkeypatch, capsys):
+    most_at_once, learner.fine = [], tried
+
+    def at_once(runs, most, look):
+        most_at_once.append(most)
+        yield from (run() for run in runs)
+    monkeypatch.setattr(learn, 'at_once', at_once)
     keys_after(learner, {})
     learner.tell()
-    assert set(most_at_once) == {1}
+    assert most_at_once == [1]
     assert f'\n{why}\n' in capsys.readouterr().out
+
+
+def test_a_command_that_writes_a_file_that_it_names_rebuilds_the_server(monkeypatch):
+    looks = [{}, {'server': 1}]
+    monkeypatch.setattr(own, 'stamps', lambda paths: looks.pop(0))
+    monkeypatch.setattr(own, 'try_out', lambda server: Tried(0.0, '8888', True))
+    assert own.first_client('nosuch', None).is_built
+
+
+def test_the_first_bug_ends_a_test_and_an_end_does_not(learner):
+    first, second = asked('part3')[:2]
+    keys_after(learner, {first: found(BUG), second: found(BUG)})
+    assert list(learner.results) == [first]
+    keys_after(learner, {first: found(ENDED), ZOMBIE: found(BUG)})
+    assert (learner.bad, list(learner.results)[-1]) == (first, ZOMBIE)
+
+
+@pytest.mark.parametrize(('bug', 'prediction', 'result', 'told'), [
+    (FIRST.bugs[0], 'no', found(BUG, '', 'it waits'), 'no. That is right.'),
+    (FIRST.bugs[0], 'Yes, it is', found(BUG, '', 'it waits'), 'Yes, it is. It is the other way round.'),
+    (FIRST.bugs[0], 'y', found(PASS, '', 'fine'), 'y. That is right.'),
+    (FIRST.bugs[0], 'not sure', found(BUG, '', 'it waits'), 'not sure. What happened: it waits.'),
+    (FIRST.bugs[0], 'no', found(ENDED, '', 'it has ended'), 'no. What happened: it has ended.'),
+    (BUGS['dead_worker'], 'no', found(PASS, '', 'fine'), 'no. What happened: fine.'),
+    (BUGS['lost_signal'], '23', found(BUG, '', '23 zombies'), '23. What happened: 23 zombies.'),
+])
+def test_a_prediction_is_called_right_or_not_where_that_can_be_known(bug, prediction, result, told):
+    assert telling.compared(bug, prediction, result) == f'You predicted: {told}'
+
+
+@pytest.mark.parametrize('bug', BUGS.values(), ids=BUGS)
+def test_a_question_for_yes_or_no_is_answered_with_yes_by_a_server_that_passes(bug):
+    told = telling.compared(bug, 'yes', found(PASS))
+    is_yes_or_no = re.search(r'(^|\. )(Is|Are|Do|Does) [^.]*\?$', bug.predict) and ' or ' not in bug.predict
+    assert told.endswith('right.' if is_yes_or_no else 'What happened: .')
+
+
+def test_a_server_that_forks_no_child_is_told_so(learner, capsys):
+    keys_after(learner, dict.fromkeys(PART3[-1].bugs, found('no child')))
+    learner.tell()
+    assert ' '.join(telling.NO_FORK.split()) in ' '.join(capsys.readouterr().out.split())
 
 
 def test_a_result_is_told_with_what_was_seen_last_how_many_more_and_what_was_printed(capsys):
@@ -261,16 +350,28 @@ def test_a_result_is_told_with_what_was_seen_last_how_many_more_and_what_was_pri
         '      Your server printed an error all the same: OSError: no\n\n')
 
 
-def test_a_test_during_which_the_command_was_stopped_is_made_again(learner, monkeypatch):
-    keys, tests = SimpleNamespace(was_suspended=False, pressed=lambda seconds: ''), []
+@pytest.mark.parametrize(('key', 'is_suspended', 'is_saved', 'then'), [
+    ('', False, False, None), ('q', False, False, 'q'), ('', True, False, 'r'), ('', False, True, 'r')])
+def test_a_key_a_save_and_a_stop_end_a_test(key, is_suspended, is_saved, then, learner, monkeypatch):
+    keys = SimpleNamespace(was_suspended=is_suspended, pressed=lambda seconds: key)
+    monkeypatch.setattr(learner.files, 'were_saved', lambda: is_saved)
+    if not then:
+        return Loop(learner, keys).look()
+    with pytest.raises(Interrupted) as interrupted:
+        Loop(learner, keys).look()
+    assert interrupted.value.key == then
 
-    def test():
-        keys.was_suspended = not tests
-        tests.append('made')
-    monkeypatch.setattr(learner, 'test', test)
-    monkeypatch.setattr(learner, 'tell', lambda: None)
-    Loop(learner, keys).test()
-    assert tests == ['made', 'made']
+
+def test_a_test_that_was_ended_changes_nothing(learner, monkeypatch):
+    keys_after(learner, {ZOMBIE: found(BUG)})
+    before = learner.results
+
+    def interrupt():
+        raise Interrupted('x')
+    monkeypatch.setattr(learn, 'at_once', lambda runs, most, look: at_once(runs, most, interrupt))
+    with pytest.raises(Interrupted):
+        keys_after(learner, {ZOMBIE: found(PASS)})
+    assert (learner.results, learner.number) == (before, AT_ZOMBIE)
 
 
 @pytest.mark.parametrize(('typed', 'key'), [

@@ -42,5 +42,5 @@ CASES = {
 BUG = about(
     globals(), apps=wsgi.PROBES, when_ended=asked_to_end,
     witness='it was killed, and 2 workers still serve',
-    predict='The supervisor is killed, and can tell its workers nothing. Do they go on?',
+    predict='The supervisor is killed, and can tell its workers nothing. Do they end?',
     why='the kernel closes what a process had open when it ends. Who reads from its pipe sees that.')

@@ -32,6 +32,7 @@ SLEEP = 10  # seconds of sleep() at the most, where a server may well sleep
 START = 10  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
+ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # of a command; the last when the terminal is closed
 TO_CLEAN_UP = 10  # seconds for a process of ours that has servers to end
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
@@ -98,15 +99,19 @@ class ServerProcess:
         self.until_end = ExitStack()
 
     def __enter__(self):
-        self.log = tempfile.TemporaryFile()
-        self.temporary = tempfile.TemporaryDirectory()
-        self.folder = Path(self.temporary.name)
-        self.env['PROBES'] = self.temporary.name
-        self.popen = subprocess.Popen(
-            self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
-            stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
+        heed = defer()
         try:
+            self.log = tempfile.TemporaryFile()
+            self.temporary = tempfile.TemporaryDirectory()
+            self.folder = Path(self.temporary.name)
+            self.env['PROBES'] = self.temporary.name
+            self.popen = subprocess.Popen(
+                self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
+                stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
             running.add(self)
+        finally:
+            heed()
+        try:
             if self.bounds:
                 self.guarding.start()
             self.wait_for(self.find_listener, 'listen on a port')
@@ -284,6 +289,20 @@ class ServerProcess:
         self.log.close()
         self.temporary.cleanup()
         running.discard(self)
+
+
+def defer():
+    """Let signals wait: fork() may swallow what a handler raises. Return what heeds them."""
+    came, handlers = [], {}
+    if threading.current_thread() == threading.main_thread():  # elsewhere no handler runs
+        handlers = {signum: signal.signal(signum, lambda *got: came.append(got)) for signum in ENDINGS}
+
+    def heed():
+        for signum, handler in handlers.items():
+            signal.signal(signum, handler)
+        if came:
+            signal.raise_signal(came[0][0])
+    return heed
 
 
 def end_all():

@@ -5,9 +5,9 @@ from collections import deque
 from multiprocessing.connection import wait
 
 from laboratory.instruments import kernel
-from laboratory.instruments.process import TO_CLEAN_UP, end_all
+from laboratory.instruments.process import TO_CLEAN_UP, defer, end_all
 from laboratory.instruments.saves import EVERY
-from laboratory.instruments.terminal import ENDINGS, end
+from laboratory.instruments.terminal import end
 
 AT_ONCE = 6  # each waits more than it works
 fork = multiprocessing.get_context('fork')
@@ -18,13 +18,10 @@ class Run:
 
     def __init__(self, function):
         self.pipe, their_end = fork.Pipe(duplex=False)
-        self.process, self.found = fork.Process(target=answer, args=(function, their_end)), None
-        signal.pthread_sigmask(signal.SIG_BLOCK, ENDINGS)  # until it is known here, and ready there
-        try:
-            self.process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
-            their_end.close()
+        self.heed, self.found = defer(), None
+        self.process = fork.Process(target=answer, args=(function, their_end, self.heed))
+        self.process.start()
+        their_end.close()
 
     def fileno(self):
         return self.pipe.fileno()
@@ -53,12 +50,12 @@ class Run:
         self.pipe.close()
 
 
-def answer(function, pipe):
+def answer(function, pipe, heed):
     """Send what the function returns, or raises; a signal ends it after it has cleaned up."""
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # the terminal is not ours
-    signal.signal(signal.SIGTERM, end)
     try:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDINGS)
+        heed()
+        signal.signal(signal.SIGTERM, end)
         pipe.send((function(), None))
     except Exception as error:
         pipe.send((None, error))
@@ -79,6 +76,7 @@ def at_once(runs, most=AT_ONCE, look=lambda: None):
             busy = [run for run in begun if not run.found]
             if waiting and len(busy) < most:
                 begun.append(Run(waiting.popleft()))
+                begun[-1].heed()
             elif begun[0].found:
                 yield begun.popleft().result()
             else:

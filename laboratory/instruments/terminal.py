@@ -14,12 +14,11 @@ from rich.console import Console
 
 from common import settings
 from laboratory.instruments.output import printable
-from laboratory.instruments.process import ServerFailed, end_all
+from laboratory.instruments.process import ENDINGS, ServerFailed, end_all
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
 ESCAPES = re.compile(r'\x1b(\[\[?[0-?]*.|O?.?)')  # what an arrow or a function key sends
-ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # the last when the terminal is closed
 
 
 def run(main):
