@@ -8,6 +8,8 @@
 You see the first thing that is wrong with your server: the line that begins with bug says what it
 should do and does not do yet. Fix that, and save again. When a lesson passes, n goes on to the next one.
 
+A save ends a test that still runs, and begins the next one. A key ends it, too.
+
 The last line names all keys. h gives a hint, s shows the bug once more and tells you what to type to see
 it, t lists the system calls (on Linux, with strace), and d compares your code with ours.
 
@@ -135,7 +137,8 @@ class Learner:
         runs = [partial(measure, bug, start) for bug in bugs]
         with closing(at_once(runs, self.tried.at_once, look)) as found:
             for bug in bugs:
-                status.update(f'{bug.asks}? {ANY_KEY}')
+                passes = 'this lesson passes; ' * (self.is_placed and bug in self.lesson.earlier and not self.bad)
+                status.update(f'{passes}{bug.asks}? {ANY_KEY}')
                 self.results[bug] = result = next(found)
                 if needs_work(result) and result.outcome not in UNJUDGED:
                     break

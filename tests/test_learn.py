@@ -305,6 +305,7 @@ def test_the_first_bug_ends_a_test_and_an_end_does_not(learner):
     first, second = asked('part3')[:2]
     keys_after(learner, {first: found(BUG), second: found(BUG)})
     assert list(learner.results) == [first]
+    learner.is_placed = False
     keys_after(learner, {first: found(ENDED), ZOMBIE: found(BUG)})
     assert (learner.bad, list(learner.results)[-1]) == (first, ZOMBIE)
 
@@ -325,7 +326,7 @@ def test_a_prediction_is_called_right_or_not_where_that_can_be_known(bug, predic
 @pytest.mark.parametrize('bug', BUGS.values(), ids=BUGS)
 def test_a_question_for_yes_or_no_is_answered_with_yes_by_a_server_that_passes(bug):
     told = telling.compared(bug, 'yes', found(PASS))
-    is_yes_or_no = re.search(r'(^|\. )(Is|Are|Do|Does) [^.]*\?$', bug.predict) and ' or ' not in bug.predict
+    is_yes_or_no = re.search(r'(^|\. )(Is|Are|Do|Does) (?!.* or )[^.]*\?$', bug.predict)
     assert told.endswith('right.' if is_yes_or_no else 'What happened: .')
 
 

@@ -11,9 +11,10 @@ HOLD = 0.3  # seconds for which an application goes on after SIGTERM; a server m
 
 
 def experiment(server, step):
-    main, pids = main_process(server), server.processes()
+    main = main_process(server)
     if not main:
         return Result(NOT_TESTED, detail='it has no process that all others descend from')
+    pids = main, *kernel.family(main)
     with wsgi.fifo(server):
         reading, working, idle = clients = [connected(server) for _ in range(3)]
         narrow(reading)
@@ -41,7 +42,7 @@ def experiment(server, step):
     server.comes_to(lambda: not any(map(kernel.alive, pids)), max(server.patience, process.A_WHILE))
     if left := [pid for pid in pids if kernel.alive(pid)]:
         step('Some processes have not ended', views.processes)
-        wrong.append(('never_ends', 'the end', f'{len(left)} processes do not end'))
+        wrong.append(('never_ends', 'the end', f'{len(left)} of its {len(pids)} processes do not end'))
     elif kept and rest_of(idle, process.A_WHILE).end != FIN:
         wrong.append(('resets', 'a client that is idle', 'it is reset'))
     right = f'{len(begun)} requests that it had begun are finished, and then it ends'

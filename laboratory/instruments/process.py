@@ -29,7 +29,7 @@ OTHER = 3  # seconds for the port that it was told, once it listens on another
 SHORTEST = 0.005  # seconds between two looks, at first
 NAP = 2  # seconds of sleep() after which a server may go on
 SLEEP = 10  # seconds of sleep() at the most, where a server may well sleep
-START = 10  # seconds in which it must listen, and print what is waited for
+START = 12  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # of a command; the last when the terminal is closed
@@ -203,10 +203,10 @@ class ServerProcess:
         for _ in range(TRIES):
             ready = kernel.eventually(lambda: condition() or self.is_gone(), START)
             asleep, used = kernel.activity(self.family())
-            if ready or asleep or used > START / 2:  # it had its chance
+            if ready or asleep or used > START / 4:  # it had its chance
                 break
         if not condition():  # which may have come true just before its end
-            ended = f', but ended{self.exit_status()}' if self.is_gone() else ''
+            ended = f', but ended{self.exit_status()}' if self.is_gone() else f' in {START} seconds'
             raise ServerFailed(self.broken or f'did not {what}{ended}', self.output(), bool(self.broken))
 
     def wait_until(self, condition, pause=kernel.LOOK_EVERY, most=kernel.LIMIT, nap=NAP):
@@ -227,8 +227,9 @@ class ServerProcess:
                 before, calm_since = (family, used), now
             calm = now - calm_since
             at_rest = calm > max(REST, 3 * self.pace, naps and nap) or calm > CALM and self.waits_for_others()
-            if is_busy := used - first > max(self.work, 3 * self.pace):
-                self.work = WORK / 10  # it is busy whatever it does
+            is_busy = used - first > max(self.work, 3 * self.pace)
+            if at_rest or is_busy:  # one that is busy at each wait is so whatever it does
+                self.work = WORK if at_rest else max(self.work / 2, WORK / 10)
             if at_rest or is_busy or now - begin > most:
                 return bool(condition())  # it may have come to rest just because it has done so
             time.sleep(min(pause, max(now - begin, SHORTEST)))

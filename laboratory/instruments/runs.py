@@ -9,7 +9,7 @@ from laboratory.instruments.process import TO_CLEAN_UP, defer, end_all
 from laboratory.instruments.saves import EVERY
 from laboratory.instruments.terminal import end
 
-AT_ONCE = 6  # each waits more than it works
+AT_ONCE = 8  # each waits more than it works
 fork = multiprocessing.get_context('fork')
 
 
