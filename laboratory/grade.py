@@ -101,7 +101,7 @@ def summary(results, goal):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
         if NO_CHILD in outcomes.values():
             print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
-            print('To learn fork, call os.fork() after accept(): make diff-part3-v1.1-fd-leak shows how.')
+            print(telling.TO_FORK)
         missing = {outcomes[bug.name] for bug in differences}
         if missing <= ABOUT.keys():
             about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
@@ -117,6 +117,8 @@ def summary(results, goal):
     if like in part[:-1]:
         following = part[part.index(like) + 1].name
         print(f'Next: {following}, make diff-{following}')
+    elif NO_CHILD in outcomes.values():
+        print(f'It forks no child for a client. {telling.TO_FORK}')
 
 
 def is_explained(result, results):

@@ -13,8 +13,7 @@ from laboratory.instruments.terminal import STYLES, console
 
 PIDS = 'python3 -m common.pid'  # of those that listen on PORT, the oldest first
 WHICH_ACCEPT = ' (The folder in PYTHONPATH gives Python 3 the accept() of Python 2.)'
-NO_FORK = ('Your server forks no child for a client, so it passes where children are asked about. To learn '
-           'fork, call os.fork() after accept(): make diff-part3-v1.1-fd-leak shows how.')
+TO_FORK = 'To learn fork, let a child answer each client: make diff-part3-v1.1-fd-leak shows how.'
 WHEN_IT_STOPS = [  # hints for a server that has ended, or does not answer
     'Look at the last lines that it printed. If there is a traceback, its last line names the error, and the '
     'lines above it name the place. If there is none, press t: you see the system calls of one request.',
