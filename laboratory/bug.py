@@ -43,7 +43,7 @@ def play_own(bug, command):
     with console.status('does it serve?'):
         tried = try_out(own_server(command, bug.apps[0]))
     patience = settings.positive('PATIENCE', PATIENCE)
-    start = partial(own_server, command, tried=tried, patience=patience)
+    start = partial(own_server, command, pace=tried.pace, patience=patience, own_port=tried.own_port)
     play(bug, 'Your server', start, prediction)
 
 

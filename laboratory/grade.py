@@ -145,7 +145,8 @@ def grade(command, goal):
     bugs, results = asked_for(goal), {}
     with console.status('does it serve?') as status:
         tried = first_client(command, start(*goal.arguments))
-        runs = at_once([partial(measure, bug, partial(start, tried=tried)) for bug in bugs], tried.at_once)
+        start = partial(start, pace=tried.pace, own_port=tried.own_port)
+        runs = at_once([partial(measure, bug, start) for bug in bugs], tried.at_once)
         for bug in bugs:
             status.update(f'{bug.asks}?')
             results[bug] = next(runs)

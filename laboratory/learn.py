@@ -111,7 +111,7 @@ class Learner:
             with console.status(f'does it serve? {ANY_KEY}') as status:
                 start = partial(own_server, self.command, patience=self.patience)
                 self.tried = first_client(self.command, start(*self.lesson.stage.arguments), look)
-                start = partial(start, tried=self.tried)
+                start = partial(start, pace=self.tried.pace, own_port=self.tried.own_port)
                 self.examine(start, look, status)
                 self.results = explained(self.results, partial(measure, start=start))
         except ServerFailed as failed:

@@ -208,7 +208,7 @@ def test_a_server_with_a_port_of_its_own_is_found_there_or_told_to_share_it(shar
         tried = try_out(own_server(command))
         assert (tried.port, tried.at_once) == (str(port), 1)
         monkeypatch.setattr(process, 'OTHER', 3600)  # not awaited again
-        with own_server(command, tried=tried) as server:
+        with own_server(command, own_port=tried.own_port) as server:
             assert server.port == port
     else:
         with own_server(command), pytest.raises(ServerFailed) as failed:

@@ -95,7 +95,7 @@ IN_THE_MIDST = {  # of each command: what names it, what it shows then
     'grade': ([], {'SERVER': LEAVES_ZOMBIES}, 'pass'),
     'matrix': ([], {'STAGE': 'part3-v1.1'}, 'Measuring'),
     'watch': ([], {}, 'Nothing listens'),
-    'learn': ([], {'GUESS': 'no', 'SERVER': LEAVES_ZOMBIES}, 'lesson 1 of 5'),
+    'learn': ([], {'GUESS': 'no', 'SERVER': LEAVES_ZOMBIES}, 'a save or a key'),
 }
 
 

@@ -31,10 +31,9 @@ LIMITS = '; '.join([
 ])
 
 
-def own_server(command, app=None, pep475='on', env=(), tried=None, patience=0.0):
-    """A ServerProcess that runs the reader's command, within bounds; tried: what try_out() has found out."""
-    pace, port = tried.pace if tried else 0.0, str(free_port())
-    own_port = int(tried.port) if tried and tried.port != USUAL else None
+def own_server(command, app=None, pep475='on', env=(), pace=0.0, patience=0.0, own_port=None):
+    """A ServerProcess that runs the reader's command, within bounds."""
+    port = str(free_port())
     env = {'PORT': port, 'PYTHONPATH': server_path(pep475), 'WORKERS': '2', **dict(env)}
     if app:  # run by the Python that has the frameworks
         env['PATH'] = f'{os.path.dirname(sys.executable)}:{os.environ["PATH"]}'
@@ -61,9 +60,14 @@ class Tried(NamedTuple):
     is_built: bool = False  # whether the command writes a file that it names, as a compiler does
 
     @property
+    def own_port(self):
+        """Where it listens whatever PORT says, None for nowhere."""
+        return None if self.port == USUAL else int(self.port)
+
+    @property
     def at_once(self):
         """How many of it can be tested at the same time."""
-        return 1 if self.is_built or self.port != USUAL else AT_ONCE
+        return 1 if self.is_built or self.own_port else AT_ONCE
 
 
 def first_client(command, server, look=lambda: None):
