@@ -67,6 +67,7 @@ class Learner:
         self.lessons, self.command, self.folder, self.number = lessons, command, folder, number
         self.files, self.patience = Files(command), patience
         self.results, self.untested, self.tried = {}, [], None  # {bug: Result}; why it could not be tested
+        self.is_told = False  # whether the reader has seen that the lesson passes
         self.is_placed = False  # whether number is that of the lesson that the reader is in
         self.hints, self.told = [], 0  # those for what is wrong, and how many of them the reader has seen
         self.prediction = ''
@@ -99,21 +100,23 @@ class Learner:
     def passed(self):
         return bool(self.results) and not self.bad and not self.untested
 
-    def test(self, look=lambda: None):
+    def test(self, look=lambda: None, lesson_passes=lambda: None):
         """Test the server in the reader's lesson, at first in all up to the one that does not pass.
 
-        look    is called meanwhile; what it raises ends the test, and what the last one has found stands
+        look             is called meanwhile; what it raises ends the test, and the last result stands
+        lesson_passes    is called before the earlier lessons are awaited
         """
         before = self.results, self.untested
-        self.results, self.untested = {}, []
+        self.results, self.untested, self.is_told = {}, [], False
         self.files.note()
         try:
             with console.status(f'does it serve? {ANY_KEY}') as status:
                 start = partial(own_server, self.command, patience=self.patience)
                 self.tried = first_client(self.command, start(*self.lesson.stage.arguments), look)
                 start = partial(start, pace=self.tried.pace, own_port=self.tried.own_port)
-                self.examine(start, look, status)
-                self.results = explained(self.results, partial(measure, start=start))
+                self.examine(start, status, look, lesson_passes)
+                self.results = explained(self.results, lambda bug: next(
+                    at_once([partial(measure, bug, start)], 1, look)))
         except ServerFailed as failed:
             self.untested = why_untested(failed)
         except BaseException:
@@ -126,7 +129,7 @@ class Learner:
             if hints != self.hints:
                 self.hints, self.told = hints, 0
 
-    def examine(self, start, look, status):
+    def examine(self, start, status, look, lesson_passes):
         """Run the experiments of the lesson and the earlier ones, up to the first bug.
 
         Where the server has ended, those that come later may tell why.
@@ -137,8 +140,9 @@ class Learner:
         runs = [partial(measure, bug, start) for bug in bugs]
         with closing(at_once(runs, self.tried.at_once, look)) as found:
             for bug in bugs:
-                is_over = self.is_placed and not self.bad and bug in self.lesson.earlier
-                status.update(f'{"this lesson passes; " * is_over}{bug.asks}? {ANY_KEY}')
+                if self.is_placed and bug in self.lesson.earlier and not self.bad and not self.is_told:
+                    lesson_passes()
+                status.update(f'{bug.asks}? {ANY_KEY}')
                 self.results[bug] = result = next(found)
                 if needs_work(result) and result.outcome not in UNJUDGED:
                     break
@@ -151,10 +155,26 @@ class Learner:
         typed = self.command.replace(shlex.quote(sys.executable), 'python3')
         return telling.to_see(self.about, self.results[self.bad or self.about], typed, self.tried)
 
-    def tell(self):
-        """Print what the reader should see of the last test."""
+    def tell_lesson(self):
+        """Print where the reader is."""
         number, before = f'{self.number + 1} of {len(self.lessons)}', self.lesson.before.name
         console.print(f'Lesson {number}, from {before} to {self.lesson.stage.name}\n', style='bold')
+
+    def tell_passes(self):
+        """Print that the server passes the lesson."""
+        self.is_told = True
+        self.tell_lesson()
+        for bug in self.lesson.bugs:
+            telling.tell_success(bug, self.results[bug])
+        if NO_CHILD in {self.results[bug].outcome for bug in self.lesson.bugs}:
+            print(f'Your server forks no child for a client: so this passes.\n{telling.TO_FORK}\n')
+
+    def tell(self):
+        """Print what the reader should see of the last test, and has not seen."""
+        if self.passed and not self.is_told:
+            self.tell_passes()
+        elif not self.is_told:
+            self.tell_lesson()
         if self.untested:
             return print(*map(printable, self.untested), sep='\n')
         self.tell_failure() if self.bad else self.tell_success()
@@ -169,16 +189,13 @@ class Learner:
         if self.bad in self.lesson.earlier:
             console.print('This lesson passes, but your server now fails an earlier one.\n')
         for bug, result in self.results.items():
-            if bug in self.lesson.bugs and not needs_work(result):
+            if bug in self.lesson.bugs and not needs_work(result) and not self.is_told:
                 console.print(telling.line(bug, result))
         telling.tell_failure(self.bad, self.results[self.bad])
 
     def tell_success(self):
+        """Print what comes next."""
         part = self.lesson.stage.part
-        for bug in self.lesson.bugs:
-            telling.tell_success(bug, self.results[bug])
-        if NO_CHILD in {self.results[bug].outcome for bug in self.lesson.bugs}:
-            print(f'Your server forks no child for a client: so this passes.\n{telling.TO_FORK}\n')
         if self.is_last:
             told = f'Your server passes all lessons of part {part[-1]}.\n{THE_END[part]}'
         else:

@@ -330,6 +330,22 @@ def test_a_question_for_yes_or_no_is_answered_with_yes_by_a_server_that_passes(b
     assert told.endswith('right.' if is_yes_or_no else 'What happened: .')
 
 
+def test_a_lesson_that_passes_is_told_before_the_earlier_ones_are_awaited(learner, capsys):
+    seen = []
+
+    def lesson_passes():
+        seen.append(list(learner.results))
+        learner.tell_passes()
+    keys_after(learner, {ZOMBIE: found(BUG)})
+    learner.found = {FIRST.bugs[0]: found(BUG, detail='it waits')}
+    learner.test(lesson_passes=lesson_passes)
+    learner.tell()
+    assert seen == [learner.lesson.bugs]
+    told = capsys.readouterr().out
+    assert [told.count(f'{words}{ZOMBIE.asks}') for words in ('pass  ', '')] == [1, 1]
+    assert told.endswith('What happened: it waits.\n')
+
+
 def test_a_server_that_forks_no_child_is_told_so(learner, capsys):
     keys_after(learner, dict.fromkeys(PART3[-1].bugs, found('no child')))
     learner.tell()

@@ -49,11 +49,20 @@ class Loop:
 
     def test(self):
         is_new, self.keys.was_suspended = not self.learner.is_placed, False
-        self.learner.test(self.look)
+        self.learner.test(self.look, self.lesson_passes)
         if is_new and self.learner.bad:
             self.predict()
-        console.rule(time.strftime('%H:%M:%S'), style='dim')
+        if not self.learner.is_told:
+            self.show_time()
         self.learner.tell()
+
+    def show_time(self):
+        console.rule(time.strftime('%H:%M:%S'), style='dim')
+
+    def lesson_passes(self):
+        """Tell it at once: the earlier lessons may take longer."""
+        self.show_time()
+        self.learner.tell_passes()
 
     def look(self):
         """End a test where the reader wants something else; time limits run on while we are stopped."""
