@@ -1,11 +1,12 @@
 """Experiments at the same time, each in a process of its own, which can be ended with all that it started."""
 import multiprocessing
 import signal
+import traceback
 from collections import deque
 from multiprocessing.connection import wait
 
 from laboratory.instruments import kernel
-from laboratory.instruments.process import TO_CLEAN_UP, defer, end_all
+from laboratory.instruments.process import TO_CLEAN_UP, ServerFailed, defer, end_all
 from laboratory.instruments.saves import EVERY
 from laboratory.instruments.terminal import end
 
@@ -58,6 +59,8 @@ def answer(function, pipe, heed):
         signal.signal(signal.SIGTERM, end)
         pipe.send((function(), None))
     except Exception as error:
+        if not isinstance(error, ServerFailed):  # it is ours, and its traceback does not go through a pipe
+            traceback.print_exc()
         pipe.send((None, error))
     except KeyboardInterrupt:
         pass
