@@ -153,7 +153,7 @@ def grade(command, goal):
             status.update(f'{bug.asks}?')
             results[bug] = next(runs)
             report(bug, results[bug], command, tried)
-        results = explained(results, partial(measure, start=partial(start, pace=tried.pace)))
+        results = explained(results, partial(measure, start=start))
     summary(results, goal)
     return not any(result.is_bad for result in results.values())
 
