@@ -14,6 +14,7 @@ from laboratory.instruments.experiment import (
 
 
 def experiment(server, step):
+    before = len(server.processes())
     client, child = children.connect_to_child(server)
     if child:
         step('A client is connected, and a child waits for its request', views.processes)
@@ -38,7 +39,7 @@ def experiment(server, step):
 
     def living():
         return [pid for pid in answered - {None} if kernel.alive(pid)]
-    ended = server.wakes_up(lambda: len(living()) < 3, answered)
+    ended = server.wakes_up(lambda: min(len(living()), len(server.processes()) - before) < 3, answered)
     if not children.reaps_later(server):
         if not was_seen:
             step('More clients have come and gone', views.processes)
