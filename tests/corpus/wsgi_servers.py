@@ -164,10 +164,10 @@ def part2_prefork(app):
 
 
 def part2_many(app):
-    """The same with 99 workers."""
+    """The same with 50 workers."""
     server = part2().make_server(ADDRESS, app)
     server.listen_socket.listen(128)
-    for _ in range(99):
+    for _ in range(50):
         if os.fork() == 0:
             server.serve_forever()
     while True:
