@@ -29,10 +29,10 @@ def experiment(server, step):
         if not begun:
             raise NoAnswer('the application is not called, and no long reply begins')
         kept = readable(idle) and not closes(read_next(idle, server))
+        step(f'{len(begun)} clients wait for the rest of their replies, and the server gets SIGTERM',
+             views.processes)  # before it gets it: a look can take longer than a server's grace
         kernel.send(main, signal.SIGTERM)
         server.let_rest(most=HOLD)
-        step(f'The server has got SIGTERM, and {len(begun)} clients wait for the rest of their replies',
-             views.processes)
     wrong, patience = [], server.patience
     for case, (name, client, due) in begun.items():
         reply = rest_of(client, patience)

@@ -194,9 +194,9 @@ def part2_graceful(app, end=None):
 
 
 def part2_grace(app):
-    """The same, but a worker has two seconds to end, and its parent looks all the time whether it has."""
+    """The same, but a worker has three seconds to end, and its parent looks all the time whether it has."""
     global GRACE
-    GRACE = 2
+    GRACE = 3
     part2_graceful(app, end_and_look)
 
 
