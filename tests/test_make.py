@@ -236,7 +236,7 @@ def test_a_reader_of_the_help_may_leave():
 def test_a_terminal_without_arrows_gets_question_marks(monkeypatch, prints):
     monkeypatch.setattr(sys, 'stdout', io.TextIOWrapper(io.BytesIO(), 'ascii'))
     monkeypatch.setattr(signal, 'signal', lambda *_: None)  # those of the tests stay
-    monkeypatch.setattr(kernel, 'family', lambda pid: [])  # and so do their servers
+    monkeypatch.setattr(terminal, 'end_all', lambda: None)  # and so do their servers
     with suppress(SystemExit):
         prints()
     assert sys.stdout.buffer.getvalue() == b'?\n'

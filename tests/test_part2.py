@@ -55,10 +55,10 @@ def test_a_request_is_read_byte_by_byte_and_its_body_after_100_continue(shared, 
         assert read_reply(client, server).body == b'later'
 
 
-def test_v1_1_breaks_each_rule_that_v1_2_keeps():
+def test_v1_1_breaks_each_rule_that_v1_2_keeps_but_one():
     result = measure(BUGS['partial_response'], partial(stage_server, find_stage('part2-v1.1')))
     broken = [detail.partition(': ')[0] for detail in (result.detail, *result.others)]
-    assert broken == list(RESPONSE_RULES)
+    assert broken == [rule for rule in RESPONSE_RULES if rule != 'a header that is not ASCII']
 
 
 @pytest.mark.parametrize('stage', REFUSING)

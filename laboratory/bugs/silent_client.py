@@ -69,6 +69,8 @@ def serve_another(server, silent, step, case, words):
     if case == 'waits' or not is_answered:
         step(STEPS.get(case, ONE_MORE), connections)
     if not is_answered:
+        if case == 'waits' and any(map(kernel.waits_for_a_child, children.parents(server))):
+            case = 'later_client'  # it has forked, and its parent waits
         if case == 'later_client' and not any(kernel.activity(server.processes())[0] for _ in range(3)):
             return bug('spins', f'{words}, and the server uses the CPU all the time')
         for client in silent:
@@ -104,24 +106,24 @@ CASES = {
         While a process waits for the silent client, it can do nothing else. So give each client a process
         of its own, and let the first process take the next client at once, without waiting for it.
 
-        In serve_forever(), call os.fork() after accept(). It returns 0 in the new process, the child: call
-        handle_request() there, close the socket, and end with os._exit(0), or the child goes on in your
+        After accept(), call fork(), which is os.fork() in Python. It returns 0 in the new process, the child:
+        call handle_request() there, close the socket, and end with os._exit(0), or the child goes on in your
         loop. The parent goes straight back to accept()."""),
     'later_client': Case(
         'waits for the child of a silent client',
         'sleep 5 | curl -s -m 5 telnet://localhost:8888 & sleep 1; '
         'for i in 1 2; do curl -m 2 localhost:8888/hello; sleep 1; done', '',
-        'You see the second curl time out: something waits for the silent client, such as a wait() for its '
-        'child. Use WNOHANG.', """
-        One client is silent, a second one is answered, and the next one waits:
+        'You see a curl time out: something waits for the silent client, such as a wait() for its child, or '
+        'a worker that gets clients of its own.', """
+        One client is silent, and two more come, one after the other:
         {see}
-        If your server forks for each client, the child of the second one has ended in between.
+        If your server forks for each client, the child of the silent one still runs. Who waits for its end?
 
         If your server waits for its children, anywhere, it also waits for that of the silent client, which
         doesn't end. It may only ask whether one has ended.
 
-        Look for os.wait(), and for os.waitpid() without os.WNOHANG. os.waitpid(-1, os.WNOHANG) never waits:
-        it returns (0, 0) if there are children, but none has ended. Then leave your loop.""",
+        Look for wait(), and for waitpid() without WNOHANG. With WNOHANG, waitpid() never waits: it gives the
+        pid 0 if there are children, but none has ended. Then leave your loop.""",
         cured_by='part3-final'),
     'spins': Case(
         'spins while the child of a silent client lives',
