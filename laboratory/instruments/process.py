@@ -252,10 +252,15 @@ class ServerProcess:
         return condition()
 
     def wakes_up(self, condition, pids):
-        """Wait until condition() is true, for A_WHILE, or SLEEP as long as one of the processes sleeps."""
+        """Wait until condition() is true: A_WHILE longer than one of the processes sleeps, or SLEEP."""
         until = time.monotonic() + A_WHILE
-        kernel.eventually(lambda: condition() or time.monotonic() > until and not any(map(kernel.naps, pids)),
-                          SLEEP)
+
+        def is_in_vain():
+            nonlocal until
+            if any(map(kernel.naps, pids)):
+                until = time.monotonic() + A_WHILE
+            return time.monotonic() > until
+        kernel.eventually(lambda: condition() or is_in_vain(), SLEEP)
         return condition()
 
     def let_rest(self, most=kernel.LIMIT):
