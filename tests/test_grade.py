@@ -3,6 +3,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, WORDLESS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
 from laboratory.instruments.process import ServerFailed, free_port
+from laboratory.instruments.runs import at_once
 from tests.helpers import ON_PATH, PYTHON
 
 PYTHON2 = shutil.which('python2', path=f'{Path.home()}/.pyenv/versions/2.7.18/bin:{os.environ["PATH"]}')
@@ -134,6 +136,26 @@ def test_experiments_run_at_the_same_time_and_are_told_in_their_order(monkeypatc
     assert grade.grade('nosuch', find_stage('part3-final'))
     told = capsys.readouterr().out
     assert re.findall('it$|sent$|^pass', told, re.MULTILINE) == ['pass', 'it', 'pass', 'sent']
+
+
+def test_an_experiment_leaves_the_servers_of_its_parent_alone(started):
+    with started('daemon.py') as server:
+        assert list(at_once([lambda: 'done'])) == ['done']
+        assert not server.has_ended()
+
+
+def test_an_experiment_that_is_killed_is_told_calmly():
+    with pytest.raises(ServerFailed, match='^was lost when its experiment was killed'):
+        list(at_once([lambda: os.kill(os.getpid(), signal.SIGKILL)]))
+
+
+def test_a_signal_is_heeded_though_no_process_can_be_forked(monkeypatch):
+    def fork():
+        signal.raise_signal(signal.SIGTERM)  # which waits meanwhile
+        raise BlockingIOError
+    monkeypatch.setattr(os, 'fork', fork)
+    with pytest.raises(KeyboardInterrupt):
+        list(at_once([bool]))
 
 
 def test_what_does_not_apply_is_no_bug(monkeypatch):

@@ -1,5 +1,4 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
-import multiprocessing
 import os
 import random
 import signal
@@ -18,6 +17,7 @@ import psutil
 
 from common.stages import ROOT, python_path
 from laboratory.instruments import kernel
+from laboratory.instruments.endings import deferred, running
 from laboratory.instruments.output import last_lines
 
 APPS = 'laboratory/instruments/apps'  # the folder with the application that experiments run
@@ -32,12 +32,9 @@ SLEEP = 10  # seconds of sleep() at the most, where a server may well sleep
 START = 12  # seconds in which it must listen, and print what is waited for
 TRIES = 3  # how often START may pass, as long as a busy machine may be the reason
 WORK = 1  # seconds of CPU that a server may use before what is awaited
-ENDINGS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP  # of a command; the last when the terminal is closed
-TO_CLEAN_UP = 10  # seconds for a process of ours that has servers to end
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
 claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
-running = set()  # the servers of this process that have to be ended
 
 
 class ServerFailed(Exception):
@@ -99,8 +96,7 @@ class ServerProcess:
         self.until_end = ExitStack()
 
     def __enter__(self):
-        heed = defer()
-        try:
+        with deferred():
             self.log = tempfile.TemporaryFile()
             self.temporary = tempfile.TemporaryDirectory()
             self.folder = Path(self.temporary.name)
@@ -109,8 +105,6 @@ class ServerProcess:
                 self.command, cwd=ROOT, env=self.env, stdin=subprocess.DEVNULL,
                 stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
             running.add(self)
-        finally:
-            heed()
         try:
             if self.bounds:
                 self.guarding.start()
@@ -295,31 +289,6 @@ class ServerProcess:
         self.log.close()
         self.temporary.cleanup()
         running.discard(self)
-
-
-def defer():
-    """Let signals wait: fork() may swallow what a handler raises. Return what heeds them."""
-    came, handlers = [], {}
-    if threading.current_thread() == threading.main_thread():  # elsewhere no handler runs
-        handlers = {signum: signal.signal(signum, lambda *got: came.append(got)) for signum in ENDINGS}
-
-    def heed():
-        for signum, handler in handlers.items():
-            signal.signal(signum, handler)
-        if came:
-            signal.raise_signal(came[0][0])
-    return heed
-
-
-def end_all():
-    """End what is left of servers, also where a signal has come while one was started or ended."""
-    for child in multiprocessing.active_children():  # which clean up
-        child.terminate()
-        child.join(TO_CLEAN_UP)
-    for server in list(running):
-        server.stop()
-    for pid in kernel.family(os.getpid()):
-        kernel.send(pid, signal.SIGKILL)
 
 
 def stage_server(stage, app=None, pep475='on', env=()):

@@ -6,21 +6,21 @@ from collections import deque
 from multiprocessing.connection import wait
 
 from laboratory.instruments import kernel
-from laboratory.instruments.process import TO_CLEAN_UP, ServerFailed, defer, end_all
+from laboratory.instruments.endings import TO_CLEAN_UP, deferred, end, end_all, running
+from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.saves import EVERY
-from laboratory.instruments.terminal import end
 
 AT_ONCE = 8  # each waits more than it works
 fork = multiprocessing.get_context('fork')
 
 
 class Run:
-    """A function that runs in a process of its own."""
+    """A function that runs in a process of its own; heed: as deferred() gives it."""
 
-    def __init__(self, function):
+    def __init__(self, function, heed):
+        self.found = None
         self.pipe, their_end = fork.Pipe(duplex=False)
-        self.heed, self.found = defer(), None
-        self.process = fork.Process(target=answer, args=(function, their_end, self.heed))
+        self.process = fork.Process(target=answer, args=(function, their_end, heed))
         self.process.start()
         their_end.close()
 
@@ -32,8 +32,8 @@ class Run:
         try:
             self.found = self.pipe.recv()
         except EOFError:
-            self.found = None, RuntimeError('the process of an experiment has ended')
-        self.process.join()
+            self.found = None, ServerFailed('was lost when its experiment was killed', '')
+        self.end()
 
     def result(self):
         """What the function has returned; raises what it has raised."""
@@ -43,16 +43,18 @@ class Run:
         return returned
 
     def end(self):
-        """Wait for its end, after SIGTERM."""
+        """Let it clean up; kill it, with all that it has started, where that takes too long."""
         self.process.join(TO_CLEAN_UP)
-        for pid in [*kernel.family(self.process.pid), self.process.pid] * self.process.is_alive():
-            kernel.send(pid, signal.SIGKILL)
-        self.process.join()
+        if self.process.is_alive():
+            for pid in [*kernel.family(self.process.pid), self.process.pid]:
+                kernel.send(pid, signal.SIGKILL)
+            self.process.join()
         self.pipe.close()
 
 
 def answer(function, pipe, heed):
     """Send what the function returns, or raises; a signal ends it after it has cleaned up."""
+    running.clear()  # they are the parent's
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # the terminal is not ours
     try:
         heed()
@@ -78,8 +80,8 @@ def at_once(runs, most=AT_ONCE, look=lambda: None):
         while waiting or begun:
             busy = [run for run in begun if not run.found]
             if waiting and len(busy) < most:
-                begun.append(Run(waiting.popleft()))
-                begun[-1].heed()
+                with deferred() as heed:
+                    begun.append(Run(waiting.popleft(), heed))
             elif begun[0].found:
                 yield begun.popleft().result()
             else:

@@ -13,8 +13,9 @@ from contextlib import contextmanager, suppress
 from rich.console import Console
 
 from common import settings
+from laboratory.instruments.endings import ENDINGS, end, end_all, go_on
 from laboratory.instruments.output import printable
-from laboratory.instruments.process import ENDINGS, ServerFailed, end_all
+from laboratory.instruments.process import ServerFailed
 
 console = Console(highlight=False)  # knows terminals and NO_COLOR; a pipe gets plain text
 STYLES = {'bug': 'bold red', 'ended': 'bold red', 'pass': 'green'}  # of outcomes
@@ -47,17 +48,6 @@ def run(main):
     for signum in ENDINGS:  # Python takes its own handlers away some time before it ends
         signal.signal(signum, signal.SIG_IGN)
     sys.exit(status)
-
-
-def end(signum, frame):
-    """Let the command clean up, once: more signals change nothing."""
-    for each in ENDINGS:
-        signal.signal(each, go_on)
-    raise KeyboardInterrupt(signum)
-
-
-def go_on(signum, frame):
-    """Heed no signal."""
 
 
 def predict(question):
