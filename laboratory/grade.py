@@ -19,6 +19,7 @@ import os
 import sys
 import textwrap
 import time
+from contextlib import closing
 from functools import partial
 
 from rich.text import Text
@@ -39,7 +40,7 @@ from laboratory.instruments.experiment import (
 )
 from laboratory.instruments.own import first_client, own_server, why_untested
 from laboratory.instruments.process import ServerFailed
-from laboratory.instruments.runs import at_once
+from laboratory.instruments.runs import alone, at_once
 from laboratory.instruments.saves import EVERY, Files
 from laboratory.instruments.terminal import STYLES, console, run
 
@@ -148,12 +149,13 @@ def grade(command, goal):
     with console.status('does it serve?') as status:
         tried = first_client(command, start(*goal.arguments))
         start = partial(start, pace=tried.pace, own_port=tried.own_port)
-        runs = at_once([partial(measure, bug, start) for bug in bugs], tried.at_once)
-        for bug in bugs:
-            status.update(f'{bug.asks}?')
-            results[bug] = next(runs)
-            report(bug, results[bug], command, tried)
-        results = explained(results, partial(measure, start=start))
+        runs = [partial(measure, bug, start) for bug in bugs]
+        with closing(at_once(runs, tried.at_once)) as found:
+            for bug in bugs:
+                status.update(f'{bug.asks}?')
+                results[bug] = next(found)
+                report(bug, results[bug], command, tried)
+        results = explained(results, lambda bug: alone(partial(measure, bug, start)))
     summary(results, goal)
     return not any(result.is_bad for result in results.values())
 

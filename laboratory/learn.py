@@ -37,7 +37,7 @@ from laboratory.instruments.loop import Loop
 from laboratory.instruments.output import printable
 from laboratory.instruments.own import first_client, own_server, why_untested
 from laboratory.instruments.process import PATIENCE, ServerFailed
-from laboratory.instruments.runs import at_once
+from laboratory.instruments.runs import alone, at_once
 from laboratory.instruments.saves import Files
 from laboratory.instruments.terminal import Keys, console, run
 
@@ -115,8 +115,7 @@ class Learner:
                 self.tried = first_client(self.command, start(*self.lesson.stage.arguments), look)
                 start = partial(start, pace=self.tried.pace, own_port=self.tried.own_port)
                 self.examine(start, status, look, lesson_passes)
-                self.results = explained(self.results, lambda bug: next(
-                    at_once([partial(measure, bug, start)], 1, look)))
+                self.results = explained(self.results, lambda bug: alone(partial(measure, bug, start), look))
         except ServerFailed as failed:
             self.untested = why_untested(failed)
         except BaseException:

@@ -15,7 +15,7 @@ from common.run import FRAMEWORKS
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
 from laboratory.instruments.process import APPS, Bounds, ServerFailed, ServerProcess, free_port, server_path
-from laboratory.instruments.runs import AT_ONCE, at_once
+from laboratory.instruments.runs import AT_ONCE, alone
 from laboratory.instruments.saves import files_in, stamps
 
 SECONDS = 60  # for each experiment; more for a slow server
@@ -73,7 +73,7 @@ class Tried(NamedTuple):
 def first_client(command, server, look=lambda: None):
     """What try_out() finds out about a server that the command starts; look: as for at_once()."""
     before = stamps(files_in(command))
-    tried, = at_once([partial(try_out, server)], look=look)
+    tried = alone(partial(try_out, server), look)
     return tried._replace(is_built=stamps(files_in(command)) != before)
 
 
