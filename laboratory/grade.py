@@ -3,7 +3,7 @@
 A shell runs the command. The port to listen on is in the variable PORT. The grader also puts it in
 place of {port} in the command. For make, write $$ where the shell should see a $.
 Several experiments run at the same time, each on a server of its own; one that has a port of its own,
-or that the command builds, is tested step by step.
+or that the command builds, is tested one experiment at a time.
 
     PART=2            tests a WSGI server, which gets an application as module:callable: at the end
                       of the command, or in place of {app}; python3 has the frameworks here
