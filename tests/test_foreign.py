@@ -198,6 +198,7 @@ CHUNKED = OK + b'Transfer-Encoding: chunked\r\n\r\n'
 ])
 def test_a_reply_is_wrong_where_curl_does_not_print_its_page(data, due, tool):
     with socket.create_server(('127.0.0.1', 0)) as listener:
+        listener.settimeout(kernel.LIMIT)
         url = f'http://127.0.0.1:{listener.getsockname()[1]}/'
         command = [tool('curl'), '-s', '-m', '20', '--noproxy', '*', url]
         curl = subprocess.Popen(command, stdout=subprocess.PIPE)
