@@ -4,18 +4,17 @@ import signal
 from laboratory.instruments import kernel, process, views, workers, wsgi
 from laboratory.instruments.client import one_request, request
 from laboratory.instruments.experiment import Case, about, bug, its_own_end, passed
-from laboratory.instruments.workers import listeners
 
 
 def kill(server, top, killed):
     """Kill these workers; return how many are missing after a while, less than 0 where too many came."""
-    number = len(listeners(server) - {top})
+    number = len(server.listeners() - {top})
     for pid in killed:
         kernel.send(pid, signal.SIGKILL)
     kernel.eventually(lambda: not any(map(kernel.alive, killed)))
-    kernel.eventually(lambda: len(listeners(server) - {top}) >= number, process.A_WHILE)
+    kernel.eventually(lambda: len(server.listeners() - {top}) >= number, process.A_WHILE)
     server.let_rest()
-    return number - len(listeners(server) - {top})
+    return number - len(server.listeners() - {top})
 
 
 def experiment(server, step):
@@ -31,7 +30,7 @@ def experiment(server, step):
     if missing:
         came = f'{all_of_them} {len(killed) - missing} came in their place'
         return bug('too_many', came) if missing < 0 else bug('some_replaced', came)
-    new = sorted(listeners(server) - {top})
+    new = sorted(server.listeners() - {top})
     for worker in dict.fromkeys(new[-1:] + new[:1]):
         missing = kill(server, top, [worker])
         if missing or not wsgi.survives(server):

@@ -4,7 +4,7 @@ import time
 from laboratory.instruments import kernel, views, wsgi
 from laboratory.instruments.client import GET, Reply, connected, readable
 from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about
-from laboratory.instruments.workers import listeners, replies_to, workers_of
+from laboratory.instruments.workers import replies_to, workers_of
 
 HALF, NOTHING = 'a client that has sent half of its request', 'a client that has sent nothing'
 BEGUN = {NOTHING: b'', HALF: GET[:20]}  # what they have sent
@@ -52,7 +52,7 @@ def experiment(server, step):
     step(f'The server is stopped, and {len(clients)} clients have sent the rest of their requests',
          views.processes)
     time.sleep(max(0.0, began + 1.2 * max(limits.values()) - time.monotonic()))  # until it is too late
-    kernel.resume(listeners(server) - {top} or {top})  # first, or their supervisor could take them for stuck
+    kernel.resume(server.listeners() - {top} or {top})  # first, or their supervisor could take them for stuck
     replies = replies_to(server, clients)
     kernel.resume(server.processes())
     replies |= replies_to(server, clients.keys() - replies.keys())

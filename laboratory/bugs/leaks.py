@@ -7,7 +7,7 @@ from itertools import pairwise
 from laboratory.instruments import kernel, views, wsgi
 from laboratory.instruments.client import GET, KEPT, connect, fetch, read_reply, request
 from laboratory.instruments.experiment import NOT_TESTED, Case, NoAnswer, Result, about, bug, passed
-from laboratory.instruments.workers import listeners, replies_to, silent_clients
+from laboratory.instruments.workers import replies_to, silent_clients
 
 SLOW = 0.2  # seconds for a reply
 ROUNDS = 5  # of requests
@@ -34,7 +34,7 @@ def answered(server, number):
 
 def warm_up(server):
     """Have each worker answer a request: what it takes for its first ones is no leak."""
-    clients = silent_clients(server, len(listeners(server)))
+    clients = silent_clients(server, len(server.listeners()))
     for client in clients:
         client.sendall(GET)
     replies_to(server, clients)

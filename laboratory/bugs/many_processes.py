@@ -20,7 +20,7 @@ def experiment(server, step):
     if seen := workers.process_each(server, forked, clients):
         return bug('process_each', seen)
     seen = f'{forked} more processes for {clients} silent clients'
-    if len(workers.listeners(server)) < 2:
+    if len(server.listeners()) < 2:
         return Result(NO_WORKER, detail=f'{seen}, but one process serves them all: it has no workers')
     return passed(seen)
 

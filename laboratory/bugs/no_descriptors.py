@@ -3,7 +3,7 @@ import time
 
 from laboratory.instruments import kernel, views, wsgi
 from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about, bug, its_own_end, passed
-from laboratory.instruments.workers import OTHERS, listeners, silent_clients
+from laboratory.instruments.workers import OTHERS, silent_clients
 
 SPARE = 6  # descriptors that a process may still open
 LOOK = 1.5  # seconds, so that a loop that pauses for a second is seen at work
@@ -25,7 +25,7 @@ def experiment(server, step):
     if not kernel.LINUX:
         return Result(NOT_TESTED, detail='this needs prlimit(2), which only Linux has')
     server.let_rest()
-    pids = listeners(server)
+    pids = server.listeners()
     limits = {pid: kernel.first_free(pid) + SPARE for pid in pids}
     for pid, limit in limits.items():
         kernel.limit_descriptors(pid, limit)

@@ -17,7 +17,7 @@ from laboratory.instruments.client import (
     rest_of,
 )
 from laboratory.instruments.experiment import Case, about, bug, passed
-from laboratory.instruments.workers import listeners, so_long, wait_for_new_workers, workers_of
+from laboratory.instruments.workers import so_long, wait_for_new_workers, workers_of
 
 STUCK = request('GET', '/stuck')
 OTHERS = 4  # clients at a time; a listen backlog may be 5
@@ -68,19 +68,19 @@ def ask_again(server, clients):
 
 def is_ended_alone(server, number):
     """Whether a worker ends if so many more applications are stuck, and nobody else sends requests."""
-    before = listeners(server)
+    before = server.listeners()
     with suppress(TimeoutError, ConnectionError):
         for _ in range(number):
             server.until_end.enter_context(connect(server, SOON)).sendall(STUCK)
-    return kernel.eventually(lambda: before - listeners(server), process.A_WHILE)
+    return kernel.eventually(lambda: before - server.listeners(), process.A_WHILE)
 
 
 def cut_off(server, seconds):
     """The bug of a time limit of so many seconds that ends what is not stuck, None for none."""
-    before = listeners(server)
+    before = server.listeners()
 
     def worker_ends():
-        return kernel.eventually(lambda: before - listeners(server), 1.5 * seconds)
+        return kernel.eventually(lambda: before - server.listeners(), 1.5 * seconds)
     if worker_ends():
         return bug('idle_worker', 'an idle worker ends, although its application has returned')
     client = connected(server)

@@ -115,7 +115,7 @@ class ServerProcess:
                 self.let_rest()  # its workers start
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
-            self.listened = {pid for pid in self.own if self.port in kernel.ports(pid)}
+            self.listened = self.listeners()
         except BaseException:
             self.stop()
             raise
@@ -165,6 +165,10 @@ class ServerProcess:
         """The pids of everything that it started and that runs."""
         return [pid for pid in self.family() if kernel.alive(pid)]
 
+    def listeners(self):
+        """The pids of those that listen on its port now."""
+        return {pid for pid in self.processes() if self.port in kernel.ports(pid)}
+
     def is_gone(self):
         """Whether nothing of it runs; looks more than once, for what is just changing its parent."""
         return not any(self.processes() for _ in range(3))
@@ -174,7 +178,7 @@ class ServerProcess:
         if any(map(kernel.alive, self.listened)):
             return False
         family = self.processes()
-        return not any(self.forked.get(pid) in family and self.port in kernel.ports(pid) for pid in family)
+        return not any(self.forked.get(pid) in family for pid in self.listeners())
 
     def returncode(self):
         """That of the command, None where it still runs; a shell around the server may end a bit later."""

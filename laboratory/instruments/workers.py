@@ -35,15 +35,10 @@ def process_each(server, forked, clients, which='silent'):
         f', of whom it has accepted {served}' if served < clients else '')
 
 
-def listeners(server):
-    """The processes of the server that listen on its port now."""
-    return {pid for pid in server.processes() if server.port in kernel.ports(pid)}
-
-
 def ancestors(server):
     """The processes from which all those descend that listen; the last may be the one that does."""
     server.let_rest()
-    pids, parents = listeners(server), {pid: kernel.parent(pid) for pid in server.family()}
+    pids, parents = server.listeners(), {pid: kernel.parent(pid) for pid in server.family()}
 
     def line(pid):
         return [*line(parents[pid]), pid] if pid in parents else []
@@ -59,12 +54,12 @@ def main_process(server):
 def workers_of(server):
     """The supervisor, which may listen itself, and the others that listen; (None, none) without one."""
     *_, top = ancestors(server) or [None]
-    return top, listeners(server) - {top} if top else set()
+    return top, server.listeners() - {top} if top else set()
 
 
 def without_workers(server, what):
     """The Result of a server that has no workers for which this could happen."""
-    orphans = not ancestors(server) and listeners(server)
+    orphans = not ancestors(server) and server.listeners()
     return Result(NO_WORKER, detail='the processes that listen have no common parent' if orphans else
                   f'it has no worker that could be {what}')
 
@@ -72,7 +67,7 @@ def without_workers(server, what):
 def replaced(server, top, old, number, most=kernel.LIMIT):
     """Wait until so many workers listen that are not the old ones; return them, none if they do not come."""
     def new():
-        return listeners(server) - old - {top}
+        return server.listeners() - old - {top}
     server.comes_to(lambda: len(new()) >= number or not kernel.alive(top), min(most, server.patience))
     return found if len(found := new()) >= number else set()
 
