@@ -11,16 +11,18 @@ from laboratory.instruments.process import A_WHILE
 
 def experiment(server, step):
     client, _ = children.connect_to_child(server)
+    program = kernel.program(server.pid)
     end(server, client)
-    if holders(server):
-        server.wait_until(lambda: not holders(server), most=A_WHILE)  # workers may end a moment later
-    step('The first process has ended, and its client is still connected', listeners)
-    if held := holders(server):
+    if server.listeners():
+        server.wait_until(lambda: not server.listeners(), most=A_WHILE)  # workers may end a moment later
+    step('The first process has ended, and its client is still connected', who_listens)
+    if held := server.listeners():
         other = try_to_connect(server)
         if other and ask(other, server):
             return Result(NOT_TESTED, detail='other processes go on serving when the first one has ended')
-        case = 'child' if held[0] in server.forked else 'process'
-        return bug(case, f'the first process has ended, and the {case} {held[0]} still listens on its port')
+        pid = min(held)
+        case = 'child' if pid in server.forked and kernel.program(pid) == program else 'process'
+        return bug(case, f'the first process has ended, and the {case} {pid} still listens on its port')
     told = 'nobody listens on its port when the first process has ended'
     if not kernel.eventually(partial(is_free, client.family, server.port), 1):  # its threads end a bit later
         told += '; but without SO_REUSEADDR you cannot start it again for a minute or so'
@@ -36,18 +38,13 @@ def end(server, client):
             break
 
 
-def holders(server):
-    """The processes that listen on its port."""
-    return [pid for pid in server.processes() if server.port in kernel.ports(pid)]
-
-
-def listeners(server):
+def who_listens(server):
     """Those of its processes that run, as ps shows them, and whether they listen."""
     rows = views.table('PID', 'PPID', 'STATE', 'LISTENS')
+    listeners = server.listeners()
     for pid in server.processes():
-        listens = server.port in kernel.ports(pid)
-        views.add_row(rows, pid, kernel.parent(pid), kernel.status(pid), 'yes' if listens else 'no',
-                      mark='has the listening socket' if listens else None)
+        views.add_row(rows, pid, kernel.parent(pid), kernel.status(pid), 'yes' if pid in listeners else 'no',
+                      mark='has the listening socket' if pid in listeners else None)
     return rows
 
 
@@ -99,5 +96,5 @@ CASES = {
 }
 BUG = about(
     globals(), scene=first_ends, when_ended=asked_to_end,
-    predict='A client is connected, and you end the server. Can you start it again at once?',
+    predict='A client is connected, and you end the server. Is its port free?',
     why='a port is taken as long as any process has a copy of the socket that listens there.')

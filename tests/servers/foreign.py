@@ -217,6 +217,13 @@ def logger():
     iterate(listen(), lambda number, client_fd: subprocess.Popen(['sleep', '60']))
 
 
+def logger_that_listens():
+    """The same, and the program has a copy of each descriptor, as in C."""
+    listen_socket = listen()
+    listen_socket.set_inheritable(True)
+    iterate(listen_socket, lambda number, client_fd: subprocess.Popen(['sleep', '60'], close_fds=False))
+
+
 def spare_worker():
     """A pool that grows: a worker that has a client tells the parent, which forks another one."""
     listen_socket, (reader, writer) = listen(), os.pipe()
