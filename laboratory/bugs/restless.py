@@ -9,8 +9,9 @@ from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about, b
 
 BUSY = 0.3  # of the time of a CPU: who uses so much spins
 LONG = 2  # seconds in which a server comes to rest, or is seen to spin
+LEAST_WORK = 0.05  # seconds of CPU in this time: less is no spinning, however long the machine is busy
 CLIENTS = 6  # that leave in the same way
-MOST = 128  # threads, up to which a pool may grow
+MOST_THREADS = 128  # up to which a pool may grow
 QUICK = 0.05  # seconds for a reply of a server that can be asked so often
 CALLS = {  # that a thread makes again and again, as strace has them, and what it gets
     'reads': (r'^(read|readv|recvfrom|recvmsg)\(.* = 0$', 'which returns no bytes: the client has gone'),
@@ -25,24 +26,19 @@ def experiment(server, step):
         return Result(NOT_TESTED, detail='only Linux tells which process uses the CPU')
     before, silent = threads(server), connected(server)
     for moment in 'while one client is silent, and others have gone', 'when its clients have gone':
-        come_and_go(server, 1)
+        visit(server, 1)
         if spinning := who_spins(server):
             step(f'Nobody asks anything {moment}', views.processes)
             return what_spins(server, *spinning, moment)
         silent.close()
-    clients = more = 0
-    while server.pace < QUICK and clients // 3 <= more < MOST and not any(map(kernel.naps, server.own)):
-        come_and_go(server, CLIENTS)
-        clients += 3 * CLIENTS
-        server.wait_until(lambda most=before + clients // 3: threads(server) < most)
-        more = threads(server) - before
-    if more >= MOST:
+    more, clients = kept_threads(server, before)
+    if more >= MOST_THREADS:
         step(f'{clients} more clients have come and gone', views.processes)
         return bug('threads', f'{more} more threads than before, although all clients have gone')
-    return passed('it uses no CPU while one client is silent, and when its clients have gone')
+    return passed('it rests while one client is silent, and when its clients have gone')
 
 
-def come_and_go(server, number):
+def visit(server, number):
     """Be so many clients that ask, that leave without a word, and that leave after half a request."""
     for data in [REQUEST, b'', REQUEST[:20]] * number:
         client = try_to_connect(server)
@@ -56,6 +52,18 @@ def threads(server):
     return sum(len(kernel.threads(pid)) for pid in server.own)
 
 
+def kept_threads(server, before):
+    """How many more threads than before the server has, and after how many clients that have gone."""
+    rounds = more = 0
+    while (CLIENTS * rounds <= more < MOST_THREADS  # one kind of the three keeps its threads
+           and server.pace < QUICK and not any(map(kernel.naps, server.own))):
+        visit(server, CLIENTS)
+        rounds += 1
+        server.wait_until(lambda due=before + CLIENTS * rounds: threads(server) < due)
+        more = threads(server) - before
+    return more, 3 * CLIENTS * rounds
+
+
 def who_spins(server):
     """The thread that uses most of a CPU, as its folder in /proc, and how much; None where all rest."""
     for _ in range(2):  # it may have had something left to do
@@ -64,7 +72,9 @@ def who_spins(server):
         seconds, shares = time.monotonic() - begin, {}
         for task, (used, waited) in kernel.run_times(server.processes()).items():
             used_before, waited_before = before.get(task, (0, 0))
-            shares[task] = (used - used_before) / max(used - used_before, seconds - (waited - waited_before))
+            used, waited = used - used_before, waited - waited_before
+            if used > LEAST_WORK:
+                shares[task] = used / max(used, seconds - waited)
         task = max(shares, key=shares.get, default=None)
         if not task or shares[task] < BUSY:
             return None
@@ -88,7 +98,7 @@ def what_spins(server, task, share, moment):
 def others_have_gone(server):
     """One client is silent, and others come and go."""
     connected(server)
-    come_and_go(server, 1)
+    visit(server, 1)
     server.let_rest()
 
 
