@@ -83,9 +83,9 @@ def summary(results, goal):
     outcomes = {bug.name: result.outcome for bug, result in results.items()}
     stopped = {bug: result for bug, result in results.items() if result.outcome in UNJUDGED}
     print()
-    unexplained = [(bug, result) for bug, result in stopped.items() if not is_explained(result, results)]
-    if unexplained:
-        return like_none(*unexplained[0])
+    for bug, result in stopped.items():
+        if not is_explained(result, results):
+            return like_none(bug, result)
 
     def unlike(stage):
         there = expected(stage)
@@ -102,18 +102,7 @@ def summary(results, goal):
                                    for bug, result in results.items() if result.outcome == BUG))
     if differences := unlike(like):
         print(f'Yours {bugs}.' if bugs else f'Yours shows none of the bugs of part {goal.part[-1]}.')
-        if NO_CHILD in outcomes.values():
-            print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
-            print(telling.TO_FORK)
-        missing = {outcomes[bug.name] for bug in differences}
-        if missing <= ABOUT.keys():
-            about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
-            print(f'Nearest stage: {like.name}. The experiments about {about} do not apply to it.')
-            return
-        print(f'Nearest stage: {like.name}. The differences:')
-        for bug, there in differences.items():
-            print(f'    {bug.asks}: {outcomes[bug.name]} ({like.name}: {there})')
-        return
+        return tell_differences(outcomes, like, differences)
     console.print(f'[bold]Yours behaves like {like.name}[/]: {bugs or "no bug was found"}.')
     if ended := sorted({result.detail for result in stopped.values() if result.outcome == ENDED}):
         print(f'Where it has ended: {", or ".join(ended)}.')
@@ -124,11 +113,26 @@ def summary(results, goal):
         print(f'It forks no child for a client. {telling.TO_FORK}')
 
 
+def tell_differences(outcomes, like, differences):
+    """Print where a server is unlike the nearest stage; differences is {bug: outcome of that stage}."""
+    if NO_CHILD in outcomes.values():
+        print('It forks no child for a client: it may use an event loop, threads or a fixed pool.')
+        print(telling.TO_FORK)
+    missing = {outcomes[bug.name] for bug in differences}
+    if missing <= ABOUT.keys():
+        about = ' and '.join(words for outcome, words in ABOUT.items() if outcome in missing)
+        print(f'Nearest stage: {like.name}. The experiments about {about} do not apply to it.')
+        return
+    print(f'Nearest stage: {like.name}. The differences:')
+    for bug, there in differences.items():
+        print(f'    {bug.asks}: {outcomes[bug.name]} ({like.name}: {there})')
+
+
 def is_explained(result, results):
     """Whether a bug that was found is why a server has ended or does not answer: clients leave everywhere."""
     found = {bug.name: found.case for bug, found in results.items() if found.outcome == BUG}
-    is_hung = found.get('leaving_client', '').startswith(('hangs', 'processes'))
-    return result.case in found or result.outcome == NO_ANSWER and is_hung
+    is_hung = found.get('leaving_client') in ('hangs', 'processes')
+    return result.cause in found or result.outcome == NO_ANSWER and is_hung
 
 
 def like_none(bug, result):
@@ -136,9 +140,9 @@ def like_none(bug, result):
     console.print('[bold]Yours behaves like no stage.[/]')
     print(f'At the experiment "{bug.asks}": {result.detail}.')
     print(*(['It printed:', *result.printed] if result.printed else ['It printed nothing.']), sep='\n    ')
-    if cause := BUGS.get(result.case):
+    if cause := BUGS.get(result.cause):
         case = cause.case(result)
-        print(f'A server that {case.yours} ends so: make diff-{cured_by(cause, case)}')
+        print(f'That happens to a server that {case.yours}: make diff-{cured_by(cause, case)}')
     print('Fix that first, and grade it again.')
 
 

@@ -88,8 +88,7 @@ class Learner:
     @property
     def cause(self):
         """The bug that has ended the server during the experiment for what is wrong, or None."""
-        result = self.results.get(self.bad)
-        return BUGS.get(result.case) if result and result.outcome in UNJUDGED else None
+        return BUGS.get(self.results[self.bad].cause) if self.bad else None
 
     @property
     def about(self):

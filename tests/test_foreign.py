@@ -6,17 +6,19 @@ import socket
 import subprocess
 import sys
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 
 from common.stages import ROOT
-from laboratory.bugs import BUGS
+from laboratory.bugs import BUGS, restless
 from laboratory.bugs.broken_reply import wrong
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, Reading
-from laboratory.instruments.experiment import BUG, measure
-from laboratory.instruments.own import own_server, try_out
+from laboratory.instruments.experiment import BUG, Result, measure
+from laboratory.instruments.own import Tried, own_server, try_out
 from laboratory.instruments.process import PATIENCE
+from laboratory.instruments.telling import to_see
 from tests.helpers import PYTHON
 
 FOREIGN, LOOPS, WSGI = 'servers/foreign.py', 'servers/event_loop.py', 'corpus/wsgi_servers.py'
@@ -77,13 +79,13 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'ipv6', 'eintr', 'ends'),
     (FOREIGN, 'resets', 'no_fin', 'reset'),
     (FOREIGN, 'raises_in_handler', 'eintr', 'ended'),
-    (FOREIGN, 'two_pieces', 'leaving_client', 'ends without a word'),
-    (FOREIGN, 'sigpipe', 'leaving_client', 'ends without a word'),
+    (FOREIGN, 'two_pieces', 'leaving_client', 'ends'),
+    (FOREIGN, 'sigpipe', 'leaving_client', 'ends'),
     (FOREIGN, 'sigpipe_in_children', 'leaving_client', 'pass'),
-    (FOREIGN, 'workers_that_end', 'leaving_client', 'processes without a word'),
+    (FOREIGN, 'workers_that_end', 'leaving_client', 'processes'),
     (FOREIGN, 'worker_for_each', 'leaving_client', 'pass'),
-    (FOREIGN, 'threads_that_end', 'leaving_client', 'hangs without a word'),
-    (FOREIGN, 'keeps_the_wordless', 'leaving_client', 'descriptors without a word'),
+    (FOREIGN, 'threads_that_end', 'leaving_client', 'hangs'),
+    (FOREIGN, 'keeps_the_wordless', 'leaving_client', 'descriptors'),
     (FOREIGN, 'keeps_the_wordless', 'restless', 'reads'),
     (FOREIGN, 'leaks_the_second', 'leaving_client', 'pass'),  # and others keep as many
     (FOREIGN, 'fills_a_pool', 'leaving_client', 'pass'),
@@ -95,6 +97,7 @@ def judged(command, bug, pace=0.0):
     (FOREIGN, 'reaps_each_second', 'restless', 'pass'),
     (FOREIGN, 'fills_a_pool', 'restless', 'pass'),
     (FOREIGN, 'children_that_listen', 'held_port', 'child'),
+    (FOREIGN, 'logger_that_listens', 'held_port', 'process'),
     (FOREIGN, 'workers_with_zombies', 'held_port', 'not tested'),  # its workers serve on
     (FOREIGN, 'threads', 'held_port', 'pass'),
     (FOREIGN, 'ends_at_the_third', 'fd_leak', 'ended'),
@@ -242,6 +245,21 @@ def test_a_server_waits_for_others_if_no_clock_calls_it_back(tmp_path, line, wai
     (tmp_path / 'server.py').write_text(LISTENS.format(line))
     with own_server(f'{PYTHON} {shlex.quote(str(tmp_path))}/server.py') as server:
         assert server.waits_for_others() is waits
+
+
+def test_a_reader_types_a_client_that_leaves_as_those_did_that_have_ended_the_server():
+    bug, command = BUGS['leaving_client'], f'{PYTHON} tests/servers/foreign.py sigpipe'
+    result = measure(bug, partial(own_server, command))
+    assert result.detail == 'SIGPIPE has ended the server; a client had just left without a word'
+    assert 'SO_LINGER' not in to_see(bug, result, command, Tried(0.0, '8888', True))[1]
+    assert 'SO_LINGER' in to_see(bug, Result(BUG), command, Tried(0.0, '8888', True))[1]
+
+
+def test_a_thread_that_has_waited_longer_than_we_have_does_not_spin(monkeypatch):
+    times = [{'/proc/7/task/7': used} for used in [(1.0, 0.0), (1.001, 60.0)] * 2]  # CPU, waits
+    monkeypatch.setattr(kernel, 'run_times', lambda pids: times.pop(0))
+    server = SimpleNamespace(processes=lambda: [7], wait_until=lambda *args, **most: None)
+    assert restless.who_spins(server) is None
 
 
 @pytest.mark.parametrize('option', ['-I', '-BuE'])

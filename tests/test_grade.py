@@ -101,23 +101,24 @@ def test_a_server_that_has_ended_is_like_a_stage_only_where_a_bug_explains_it(ca
     silent, eintr, goal = BUGS['silent_client'], BUGS['eintr'], find_stage('part3-final')
     results = {bug: Result(PASS) for bug in asked('part3')}
     results |= {bug: Result(BUG) for bug in lessons('part3')[-1].bugs}
-    results |= {silent: Result(ENDED, 'eintr', 'it has ended', printed=['bye']), eintr: Result(BUG, 'ends')}
+    ended = Result(ENDED, detail='it has ended', printed=['bye'], cause='eintr')
+    results |= {silent: ended, eintr: Result(BUG, 'ends')}
     grade.summary(results, goal)
     assert capsys.readouterr().out.startswith('\nYours behaves like part3-v1.2: dies of EINTR; ')
     grade.summary(results | {eintr: Result(PASS)}, goal)
     assert capsys.readouterr().out == (
         f'\nYours behaves like no stage.\nAt the experiment "{silent.asks}": it has ended.\n'
-        f'It printed:\n    bye\nA server that {eintr.cases["ends"].yours} ends so: make diff-part3-v1.3\n'
-        'Fix that first, and grade it again.\n')
+        f'It printed:\n    bye\nThat happens to a server that {eintr.cases["ends"].yours}: '
+        'make diff-part3-v1.3\nFix that first, and grade it again.\n')
 
 
 def test_an_end_without_a_word_is_explained_by_eintr_where_that_ends_the_server(capsys):
     silent, eintr = BUGS['silent_client'], BUGS['eintr']
-    results = {silent: Result(ENDED, WORDLESS, 'the server has ended, with exit status 0', printed=[])}
+    results = {silent: Result(ENDED, detail='the server has ended, with exit status 0', cause=WORDLESS)}
     found = explained(results, lambda bug: Result(BUG, 'ends') if bug == eintr else None)
-    assert [(bug, result.case) for bug, result in found.items()] == [(eintr, 'ends'), (silent, 'eintr')]
+    assert [(bug, result.cause) for bug, result in found.items()] == [(eintr, ''), (silent, 'eintr')]
     assert explained(results, lambda bug: Result(PASS)) == results
-    assert explained({silent: Result(ENDED, '')}, None) == {silent: Result(ENDED, '')}
+    assert explained({silent: Result(ENDED)}, None) == {silent: Result(ENDED)}
 
 
 def test_experiments_run_at_the_same_time_and_are_told_in_their_order(monkeypatch, capsys, tmp_path):

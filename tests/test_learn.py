@@ -253,8 +253,8 @@ def test_at_the_end_everything_is_asked(learner, capsys, monkeypatch):
 @pytest.mark.parametrize(('result', 'hint'), [
     (found(BUG, 'zombie'), ZOMBIE.hints(Result(BUG, 'zombie'))[1]),
     (found(BUG, 'never_ends'), ZOMBIE.hints(Result(BUG, 'never_ends'))[0]),
-    (found(ENDED, 'enoent'), telling.WHEN_IT_STOPS[0]),
-    (found(ENDED, 'eintr'), EINTR.hints(Result(BUG))[0]),
+    (found(ENDED, cause='enoent'), telling.WHEN_IT_STOPS[0]),
+    (found(ENDED, cause='eintr'), EINTR.hints(Result(BUG))[0]),
 ])
 def test_the_hints_begin_again_when_something_else_is_wrong(result, hint, learner, capsys):
     keys_after(learner, {ZOMBIE: found(BUG, 'zombie')})
@@ -263,7 +263,7 @@ def test_the_hints_begin_again_when_something_else_is_wrong(result, hint, learne
     assert learner.hints[learner.told] == hint
     learner.tell_hint()
     typed = telling.typed(EINTR.case(Result(BUG)).see)  # of what has ended the server
-    assert (typed in capsys.readouterr().out) is (result.case == 'eintr')
+    assert (typed in capsys.readouterr().out) is (result.cause == 'eintr')
 
 
 def test_a_server_that_cannot_be_tested_gets_hints_and_its_lesson_later(learner, capsys, monkeypatch):

@@ -114,11 +114,11 @@ def lessons(part):
 def explained(results, measure):
     """The results of a server in part 3; where EINTR explains an end without a word, that comes first."""
     eintr = BUGS['eintr']
-    ends = [bug for bug, result in results.items() if result.case == WORDLESS and bug in bugs_of('part3')]
+    ends = [bug for bug, result in results.items() if result.cause == WORDLESS and bug in bugs_of('part3')]
     found = ends and (results.get(eintr) or measure(eintr))
     if not found or found.outcome != BUG:
         return results
-    return {eintr: found, **results, **{bug: results[bug]._replace(case=eintr.name) for bug in ends}}
+    return {eintr: found, **results, **{bug: results[bug]._replace(cause=eintr.name) for bug in ends}}
 
 
 def measured(stages, follow=lambda results, total: results):

@@ -84,7 +84,7 @@ def when_ended(server, result):
     if by_eintr(server):
         return result if result.case in CASES else at_the_first('end')
     otherwise = experiments.ended(server, result)
-    return result if otherwise.case == experiments.WORDLESS and result.case in CASES else otherwise
+    return result if otherwise.cause == experiments.WORDLESS and result.case in CASES else otherwise
 
 
 def survives_one_after_the_other(server):

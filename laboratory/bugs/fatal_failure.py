@@ -1,5 +1,5 @@
 """serves the next client, whatever fails"""
-from laboratory.instruments import kernel
+from laboratory.instruments import kernel, wsgi
 from laboratory.instruments.client import connect, get, read_reply, request, reset, reset_after
 from laboratory.instruments.experiment import Case, about, its_own_end
 from laboratory.instruments.wsgi import LENGTH, PROBES, as_typed, closed_after, go_through, replies, survives
@@ -84,14 +84,6 @@ def experiment(server, step):
     return go_through(server, step, FAILURES, f'it survives {len(FAILURES)} failures')
 
 
-def reset_as_typed(data):
-    """The command that sends these bytes, and resets after a second."""
-    return ('python3 -c \'import socket, struct, time; '
-            'client = socket.create_connection("localhost:8888".split(":")); '
-            f'client.send(b"{repr(data)[2:-1]}"); time.sleep(1); client.setsockopt('
-            'socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); client.close()\'')
-
-
 SEE = {
     **{name: as_typed(data) for name, data in BYTES.items()},
     'a TLS handshake': 'curl -s -m 2 https://localhost:8888',
@@ -99,9 +91,9 @@ SEE = {
         'curl -s -m 2 -H "Content-Length: $(printf %05000d | tr 0 9)" -d x localhost:8888/body',
     'a long request line': 'curl -so /dev/null -m 2 localhost:8888/$(printf %0100000d)',
     'a large head': "printf 'X-Padding: %01000d\\n' $(seq 100) | curl -s -m 2 -H @- localhost:8888 | wc",
-    **{name: reset_as_typed(data) for name, data in RESETS.items()},
-    **{name: f'pids={{pids}}; kill -STOP $pids; {reset_as_typed(data)}; kill -CONT $pids; sleep 1'
-       for name, data in GONE.items()},
+    **{name: wsgi.leaving_as_typed(data, is_reset=True, seconds=1) for name, data in RESETS.items()},
+    **{name: f'pids={{pids}}; kill -STOP $pids; {wsgi.leaving_as_typed(data, is_reset=True, seconds=1)}; '
+             'kill -CONT $pids; sleep 1' for name, data in GONE.items()},
     'a client that is silent after its reply':
         "(printf 'GET / HTTP/1.0\\r\\n\\r\\n'; sleep 9) | curl -s telnet://localhost:8888 & sleep 1",
     **{name: f'curl -s -m 2 localhost:8888{path}; echo "exit status $?"' for name, path in PATHS.items()},

@@ -30,12 +30,14 @@ TIME_TO_END = 5  # seconds in which a server that is about to end has ended
 class Result(NamedTuple):
     """What an experiment has found."""
     outcome: str  # one of those above
-    case: str = ''  # which of the cases of its bug; for an end, the bug behind it, 'eintr', or WORDLESS
+    case: str = ''  # which of the cases of its bug
     detail: str = ''  # what was seen, in a sentence
     others: tuple = ()  # what else is wrong, in a sentence each
     left: str = ''  # how many of all that was asked are wrong, and the names of the others
     steps: tuple = ()  # of (words, what was seen at that moment)
     printed: list | None = None  # the last lines that the server has printed; None: measure() looks
+    cause: str = ''  # of an end: the name of the bug behind it, or WORDLESS
+    see: str = ''  # a command that shows it, where it is not that of its case
 
     @property
     def is_bad(self):
@@ -74,13 +76,13 @@ class Case(NamedTuple):
 
 def ended(server, result):
     """The Result of a server that has ended unasked, whatever was about to be concluded."""
-    status, raised = server.exit_status(), RAISED.findall(server.output())
-    name = 'SIGPIPE' if 'SIGPIPE' in status else last_error(server.output())
-    if name:
-        return Result(ENDED, CAUSES.get(name, ''), f'{name} has ended the server')
-    cause = f': {printable(raised[-1])}' if raised else ''
-    case = WORDLESS if not raised and server.returncode() in range(128) else ''  # by no signal either
-    return Result(ENDED, case, f'the server has ended{status}{cause}')
+    status, printed = server.exit_status(), server.output()
+    if name := 'SIGPIPE' if 'SIGPIPE' in status else last_error(printed):
+        return Result(ENDED, detail=f'{name} has ended the server', cause=CAUSES.get(name, ''))
+    if raised := RAISED.findall(printed):
+        return Result(ENDED, detail=f'the server has ended{status}: {printable(raised[-1])}')
+    told = f'the server has ended{status}' + ', in a panic' * ('panic' in printed)
+    return Result(ENDED, detail=told, cause=WORDLESS * (server.returncode() in range(128)))  # by no signal
 
 
 def its_own_end(server, result):

@@ -57,7 +57,7 @@ def to_see(bug, result, server, tried):
     """
     case, old_accept = bug.case(result), bug.pep475 == 'off' and tried.is_python3
     start = start_line(server, case.app or bug.apps[0] or '', 'off' if old_accept else 'on', tried.port)
-    return start, typed(case.see, tried.port), case.look_for + WHICH_ACCEPT * old_accept
+    return start, typed(result.see or case.see, tried.port), case.look_for + WHICH_ACCEPT * old_accept
 
 
 def as_text(hint, see):

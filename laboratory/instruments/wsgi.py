@@ -115,3 +115,11 @@ def as_typed(data):
     """The command that sends these bytes and shows the answer."""
     text = data.decode('latin-1').translate(TYPED)
     return f"(printf '{text}'; sleep 1) | curl -s --max-time 3 telnet://localhost:8888"
+
+
+def leaving_as_typed(data, is_reset, seconds=0):
+    """The command that sends these bytes, and leaves with RST or FIN after so many seconds."""
+    sends = f'client.send(b"{repr(data)[2:-1]}"); ' * bool(data) + f'time.sleep({seconds}); ' * bool(seconds)
+    resets = 'client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)); ' * is_reset
+    return ('python3 -c \'import socket, struct, time; client = '
+            f'socket.create_connection("localhost:8888".split(":")); {sends}{resets}client.close()\'')
