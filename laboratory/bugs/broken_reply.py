@@ -2,133 +2,86 @@
 import re
 
 from laboratory.instruments.client import OPEN, REQUEST, Reading, connected, read_on, send
+from laboratory.instruments.curl import HEAD_END, NUMBER, Read
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
 from laboratory.instruments.views import exchange
 from laboratory.instruments.wsgi import as_typed
 
 AS_CURL = b'GET %b HTTP/1.1\r\nHost: localhost\r\nUser-Agent: curl/8.5.0\r\nAccept: */*\r\n\r\n'
 STATUS = re.compile(rb'(?i:HTTP)/(1\.[01]|2(\.0)?) +[1-9]\d\d(?!\d).*')  # what curl takes for a status line
-HEAD_END = re.compile(rb'\r?\n\r?\n')
-FRAMING = re.compile(rb'(?i)(content-length|transfer-encoding|connection) *: *(.*?) *')
 WHAT_CAME = 'A client has asked for a page, and this is the reply'
 
 
-def parts(data):
-    """The lines of a head without their ends, the bytes of the blank line, and what follows."""
-    found = HEAD_END.search(data)
-    head, blank, body = (data[:found.start()], found[0], data[found.end():]) if found else (data, b'', b'')
-    return [line.removesuffix(b'\r') for line in head.split(b'\n')], blank, body
-
-
-def wrong_head(data):
+def wrong_head(read):
     """(case, what is wrong) of a head that curl does not take, or a browser; None for none."""
+    data, (status, *headers) = read.reply.data, read.lines
     text = data.lstrip()
     if text[:5].upper() != b'HTTP/':
         return 'no_status_line', f'it begins with {data[:40]!r}, which is no status line'
     if len(text) < len(data):
         return 'indented', f'it begins with {data[:40]!r}: nothing may stand before the status line'
-    (status, *headers), blank, _ = parts(data)
     if not STATUS.fullmatch(status):
         return 'status_line', f'its status line is {status[:40]!r}'
-    if any(b'\0' in line for line in headers) and parts(data.replace(b'\0', b''))[1]:
+    if any(b'\0' in line for line in headers) and HEAD_END.search(data.replace(b'\0', b'')):
         return 'nul', f'there is a NUL byte in its head: {data[:60]!r}'
     for number, line in enumerate(headers):
         is_indented = line[:1] in (b' ', b'\t')
         if is_indented and (number == 0 or not line.strip()):
             return 'indented', f'a line of its head begins with a space: {line[:40]!r}'
         if b':' not in line and not is_indented:
-            if blank:
+            if read.blank:
                 return 'header_line', f'its header {line[:40]!r} has no colon'
             break
-    return None if blank else ('no_blank_line', f'no blank line ends its headers: {data[:60]!r}')
+    return None if read.blank else ('no_blank_line', f'no blank line ends its headers: {data[:60]!r}')
 
 
-def framing(reply):
-    """{name: [values]} of the headers that say where a reply with a right head ends."""
-    found = {}
-    for line in parts(reply.data)[0]:
-        if header := FRAMING.fullmatch(line):
-            found.setdefault(header[1].title().decode(), []).append(header[2].decode('latin-1'))
-    return found
-
-
-def as_read(reply):
-    """The Reply that curl and browsers see, which take heads that h11 refuses."""
-    (status, *_), _, body = parts(reply.data)
-    said, lines = framing(reply), [f'HTTP/1.1 {status.split()[1][:3].decode()} OK']
-    if 'chunked' in ''.join(said.get('Transfer-Encoding', [])).lower():
-        lines.append('Transfer-Encoding: chunked')
-    elif 'Content-Length' in said:
-        lines.append(f'Content-Length: {int(re.match("[+]?[0-9]+", said["Content-Length"][0])[0])}')
-    lines += [f'Connection: {text}' for text in said.get('Connection', [])]
-    reading = Reading()
-    reading.take('\r\n'.join([*lines, '', '']).encode('latin-1') + body)
-    if reply.end != OPEN:
-        reading.take(b'')
-    return reading.reply(reply.end)
-
-
-def has_end(reply):
-    return reply.end != OPEN or as_read(reply).complete
-
-
-def options(reply):
-    return ', '.join(framing(reply).get('Connection', [])).lower()
-
-
-def wrong(reply, is_last):
+def wrong(read, is_last):
     """(case, what is wrong) of a reply that curl does not take, or a browser; None for none.
 
     is_last    whether the client has asked for the end of the connection
     """
-    if found := wrong_head(reply.data):
+    if found := wrong_head(read):
         return found
-    lengths = framing(reply).get('Content-Length', [])
+    lengths = read.lengths
     if len(set(lengths)) > 1:
-        return 'no_length', f'it has two Content-Lengths, {" and ".join(lengths)}'
-    if lengths and not re.match('[+]?[0-9]', lengths[0]):
-        return 'no_length', f'its Content-Length is {lengths[0]!r}, which is no number'
-    read = as_read(reply)
-    if read.values('Transfer-Encoding') and not read.complete:
-        return 'chunked', f'its body is not made of chunks up to one of size 0: {read.data[-40:]!r}'
-    if lengths and not read.complete:
+        return 'wrong_length', f'it has two Content-Lengths, {" and ".join(lengths)}'
+    if lengths and not NUMBER.match(lengths[0]):
+        return 'wrong_length', f'its Content-Length is {lengths[0]!r}, which is no number'
+    reply, taken = read.reply, read.taken
+    if read.is_chunked and not taken.complete:
+        return 'chunked', f'its body is not made of chunks up to one of size 0: {reply.data[-40:]!r}'
+    if lengths and not taken.complete:
         end = 'nothing more' if reply.end == OPEN else 'the end'
-        return 'too_long', f'its Content-Length is {lengths[0]}; {len(read.body)} bytes come, and then {end}'
-    if lengths and read.extra.strip():
-        sent = len(read.body) + len(read.extra)
+        return 'too_long', f'its Content-Length is {lengths[0]}; {len(taken.body)} bytes come, and then {end}'
+    if lengths and taken.extra.strip():
+        sent = len(taken.body) + len(taken.extra)
         return 'too_short', f'its Content-Length is {lengths[0]}, but {sent} bytes come'
-    if not has_end(reply) and (not is_last or 'keep-alive' in options(reply)):
+    if not read.has_end and (not is_last or 'keep-alive' in read.options):
         return 'endless', 'it has no Content-Length, and the connection stays open'
     return None
 
 
-def remarks(reply):
+def remarks(read):
     """What curl and browsers take of a reply although it is not as it should be."""
-    body = parts(reply.data)[2]
-    if re.search(rb'(?<!\r)\n', reply.data.removesuffix(body)):
+    reply = read.reply
+    if re.search(rb'(?<!\r)\n', reply.data.removesuffix(read.rest)):
         yield 'its lines end with LF, not CR LF: curl and browsers take that, Node.js does not'
     elif not reply.status:
         problem = re.sub(r'bytearray\((.*)\)', r'\1', reply.problem)
         yield f'curl takes it, strict clients do not: {problem}'
-    if as_read(reply).extra:
+    if read.taken.extra:
         yield 'there are more bytes behind its end'
-    if body.endswith(b'\0'):
+    if read.rest.endswith(b'\0'):
         yield 'its body ends with NUL, as it does where sizeof counts the end of a string in C'
 
 
-def stays(reply):
-    """Whether another request may be sent on the connection of a reply."""
-    offered = 'keep-alive' in options(reply) or reply.data[5:8] == b'1.1' and 'close' not in options(reply)
-    return reply.end == OPEN and offered
-
-
 def asked(server, client, data):
-    """The Reply to a request: to its end where the client has asked for one, else until it is complete."""
+    """What comes of a request: to its end where the client has asked for one, else until it is complete."""
     reading = Reading()
     send(client, server, data)
     reply = read_on(client, server, reading, lambda: data != REQUEST and reading.complete)
     server.last_exchange = data, reply
-    return reply
+    return Read(reply)
 
 
 def experiment(server, step):
@@ -136,12 +89,12 @@ def experiment(server, step):
     client, notes = None, []
     for data in REQUEST, AS_CURL % b'/hello', AS_CURL % b'/':
         is_second, client = bool(client), client or connected(server)
-        reply = asked(server, client, data)
-        if is_second and not reply.data and reply.end != OPEN:  # it may close it: clients try again then
+        read = asked(server, client, data)
+        if is_second and not read.reply.data and read.reply.end != OPEN:  # it may close it: clients try again
             is_second, client = False, connected(server)
-            reply = asked(server, client, data)
-        if reply.data:
-            found = wrong(reply, data == REQUEST)
+            read = asked(server, client, data)
+        if read.reply.data:
+            found = wrong(read, data == REQUEST)
         elif is_second:
             found = 'unanswered', 'it keeps the connection open, and does not answer the next request there'
         else:
@@ -149,10 +102,10 @@ def experiment(server, step):
         if found:
             step(WHAT_CAME, exchange)
             return bug(*found)
-        notes += remarks(reply)
-        if not has_end(reply):  # another bug's matter, and others would wait for it in vain
+        notes += remarks(read)
+        if not read.has_end:  # another bug's matter, and others would wait for it in vain
             return passed('; '.join(['what comes of its reply is HTTP', *notes]))
-        if data == REQUEST or not stays(reply):
+        if data == REQUEST or not read.is_kept:
             client.close()
             client = None
     return passed('; '.join(['curl and browsers take its replies', *dict.fromkeys(notes)]))
@@ -249,8 +202,8 @@ CASES = {
         'announces less than it sends', CURL + ' | tail -3', '',
         'You see that the end of your page is missing: clients read as much as Content-Length says.',
         OF_LENGTH),
-    'no_length': Case(
-        'sends a Content-Length that is no number', CURL, r'curl: \(8\)|Content-Length: \d+\s+Content-Length',
+    'wrong_length': Case(
+        'sends no usable Content-Length', CURL, r'curl: \(8\)|Content-Length: \d+\s+Content-Length',
         'You see two Content-Lengths, or curl: (8) Invalid: send one, a number of bytes.', OF_LENGTH),
     'chunked': Case(
         'sends wrong chunks', CURL, r'curl: \((18|28|43|56)\)',
@@ -292,5 +245,5 @@ CASES = {
 }
 BUG = about(
     globals(),
-    predict='curl prints the greeting. Would it do so if your reply began with a space?',
+    predict='curl asks for two pages. Does it take both replies?',
     why='a client reads a reply byte by byte, and goes by what the headers say, not by what you meant.')

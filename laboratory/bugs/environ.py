@@ -22,10 +22,13 @@ class Missing:
         return 'nothing'
 
 
+MISSING = Missing()
+
+
 class Due(NamedTuple):
     """What a variable should be."""
     words: str
-    is_right: callable  # is given its value, or Missing
+    is_right: callable  # is given its value, or MISSING
 
 
 def exactly(text):
@@ -33,10 +36,10 @@ def exactly(text):
 
 
 TEXT = Due('some text', lambda value: isinstance(value, str) and value)
-FREE = Due('text', lambda value: isinstance(value, str | Missing))
-TOLD = Due('True or False', lambda value: isinstance(value, bool | int))
-OVER = Due('nothing: that was in the request before', lambda value: isinstance(value, Missing))
-EMPTY = Due("'' or nothing", lambda value: isinstance(value, Missing) or value == '')
+TEXT_OR_NOTHING = Due('text', lambda value: value is MISSING or isinstance(value, str))
+TRUE_OR_FALSE = Due('True or False', lambda value: isinstance(value, bool | int))
+GONE = Due('nothing: that was in the request before', lambda value: value is MISSING)
+EMPTY = Due("'' or nothing", lambda value: value is MISSING or value == '')
 
 
 def ask_for_all(server):
@@ -56,9 +59,9 @@ def ask_for_all(server):
         'REQUEST_METHOD': exactly('POST'), 'CONTENT_TYPE': exactly(kind),
         'CONTENT_LENGTH': exactly(str(len(body))), 'SCRIPT_NAME': EMPTY, 'SERVER_NAME': TEXT,
         'SERVER_PORT': exactly(str(server.port)), 'SERVER_PROTOCOL': exactly('HTTP/1.1'),
-        'REMOTE_ADDR': FREE, 'SERVER_SOFTWARE': FREE,
+        'REMOTE_ADDR': TEXT_OR_NOTHING, 'SERVER_SOFTWARE': TEXT_OR_NOTHING,
         'wsgi.version': Due('(1, 0)', lambda value: value == [1, 0]), 'wsgi.url_scheme': exactly('http'),
-        'wsgi.multithread': TOLD, 'wsgi.multiprocess': TOLD, 'wsgi.run_once': TOLD,
+        'wsgi.multithread': TRUE_OR_FALSE, 'wsgi.multiprocess': TRUE_OR_FALSE, 'wsgi.run_once': TRUE_OR_FALSE,
     }
 
 
@@ -69,15 +72,15 @@ def ask_for_little(before):
     data = request('GET', path).replace(b'HTTP/1.1', b'HTTP/1.0')
     return data, {
         'REQUEST_METHOD': exactly('GET'), 'PATH_INFO': exactly(path), 'QUERY_STRING': EMPTY,
-        'CONTENT_TYPE': Due(OVER.words, lambda value: not before['CONTENT_TYPE'].is_right(value)),
+        'CONTENT_TYPE': Due(GONE.words, lambda value: not before['CONTENT_TYPE'].is_right(value)),
         'CONTENT_LENGTH': Due("'' or nothing", lambda value: EMPTY.is_right(value) or value == '0'),
-        'SERVER_PROTOCOL': exactly('HTTP/1.0'), **dict.fromkeys(stale, OVER),
+        'SERVER_PROTOCOL': exactly('HTTP/1.0'), **dict.fromkeys(stale, GONE),
     }
 
 
 def unlike(seen, due):
     """{variable: (what it is, what is due)} of those that are wrong."""
-    values = {name: seen.get(name, Missing()) for name in due}
+    values = {name: seen.get(name, MISSING) for name in due}
     return {name: (repr(value), due[name].words) for name, value in values.items()
             if not due[name].is_right(value)}
 

@@ -1,9 +1,8 @@
 """answers other clients while one is silent"""
 import time
-from functools import partial
 
-from laboratory.instruments import children, kernel, process
-from laboratory.instruments.client import REQUEST, answer, ask, connected, readable, send
+from laboratory.instruments import children, kernel
+from laboratory.instruments.client import REQUEST, answer, ask, connected, fetch, readable, send
 from laboratory.instruments.experiment import Case, NoAnswer, about, bug, passed
 from laboratory.instruments.views import connections
 
@@ -12,70 +11,87 @@ LINE, REST = REQUEST[:21], REQUEST[21:]  # of a request as somebody types it
 ONE_MORE = 'Some clients say nothing, or not all; another one has sent its request'
 STEPS = {
     'waits': 'One client is connected and says nothing; a second one has sent its request',
-    'later_client': 'One client is connected and says nothing; a later one has sent its request',
-    'left': 'Some clients have left without a word; another one has sent its request'}
+    'later_client': 'One client is connected and says nothing; a later one has sent its request'}
 
 
 def experiment(server, step):
-    """One client is silent, then more and more, while others come; at last some speak and some leave."""
-    silent, number = {}, children.number_of_clients(server)  # {client: when it came}
+    """One client is silent, then more and more, while others come; at last some of them speak."""
+    silent = {}  # {client: when it came}
+    result = fill(server, step, silent)
+    seen = f'others are answered while {len(silent)} clients are silent'
+    return result or let_speak(server, step, silent) or passed(seen)
+
+
+def fill(server, step, silent):
+    """Let clients be silent while others come; return the Result where one of those waits, or None.
+
+    A third of the others come while one is silent: some server keeps the worker that it holds for one of
+    them. With each of those that are left comes one more that is silent.
+    """
+    number = children.number_of_clients(server)
     for other in range(number):
         if not other or other > number // 3:
             silent[connected(server)] = time.monotonic()
         if len(silent) > 1:
-            case, words = 'pool', f'the next client waits while {len(silent)} are silent; one fewer it bears'
+            case, words = 'pool', (f'the next client waits while {len(silent)} are silent; '
+                                   'with one fewer, the next one is answered')
         elif other:
             case, words = 'later_client', 'a later client waits while another one is silent'
         else:
             case, words = 'waits', 'a second client waits while another one is silent'
-        if result := serve_another(server, silent, step, case, words):
+        if result := serve_another(server, step, silent, case, words):
             return result
-    seen, halves = f'others are answered while {len(silent)} clients are silent', list(silent)[::3]
-    for client in halves:
+
+
+def let_speak(server, step, silent):
+    """Let some send a request, in one piece or two; return the Result where it is not answered, or None."""
+    replies = send_lines(server, silent)
+    if result := end_early(server, silent) or serve_another(
+            server, step, silent, 'halfway', 'a client waits while others have sent one line of a request'):
+        return result
+    due = fetch(server, REQUEST)
+    if not due.data:
+        raise NoAnswer('a client that comes after silent ones is not answered')
+    speaking = [client for client in list(silent)[::2] if not readable(client)]
+    for client in speaking:
+        send(client, server, REQUEST)
+    going_on = [client for client, reply in replies.items() if not reply and not readable(client)]
+    for client in going_on:
+        send(client, server, REST)
+    if not all(answer(client, server).data for client in speaking):
+        return bug('cut_off', 'a silent client is not answered when it speaks')
+    replies |= {client: answer(client, server) for client in going_on}
+    for reply in filter(None, replies.values()):
+        if not reply.data or reply.status != due.status:
+            return bug('in_pieces', f'a client that sends its request in two pieces gets {reply}')
+
+
+def send_lines(server, silent):
+    """Take every third client out of `silent` and let it send a line; return {client: its Reply, or None}."""
+    clients = list(silent)[::3]
+    for client in clients:
         del silent[client]
         send(client, server, LINE)
     server.wait_until(lambda: any(map(readable, silent)), nap=0)
-    replies = {client: answer(client, server) for client in halves if readable(client)}  # to the first piece
+    replies = {client: answer(client, server) if readable(client) else None for client in clients}
     kernel.eventually(lambda: any(map(readable, silent)),
                       min(silent.values(), default=0) + MOMENT - time.monotonic())
-    if result := end_early(server, silent) or serve_another(
-            server, silent, step, 'halfway', 'a client waits while others have sent one line of a request'):
-        return result
-    speaking = [client for client in [*list(silent)[::2], connected(server)] if not readable(client)]
-    for client in speaking:
-        send(client, server, REQUEST)
-    goes_on = [client for client in halves if client not in replies and not readable(client)]
-    for client in goes_on:
-        send(client, server, REST)
-    *spoken, due = [answer(client, server) for client in speaking]
-    replies |= {client: answer(client, server) for client in goes_on}
-    if not all(reply.data for reply in spoken):
-        return bug('cut_off', 'a silent client is not answered when it speaks')
-    for reply in replies.values():
-        if not reply.data or reply.status != due.status:
-            return bug('in_pieces', f'a client that sends its request in two pieces gets {reply}')
-    for client in [*silent, *halves]:
-        client.close()
-    result = serve_another(server, {}, step, 'left', 'the next client waits once silent ones have left')
-    return result or passed(seen)
+    return replies
 
 
-def serve_another(server, silent, step, case, words):
+def serve_another(server, step, silent, case, words):
     """Let one more client come; return the Result where it waits, or costs a silent one its connection."""
     other = connected(server)
     is_prompt = ask(other, server)
-    is_answered = is_prompt or (server.comes_to(partial(readable, other), process.A_WHILE)
-                                and answer(other, server).data)
+    is_answered = is_prompt or children.answers_late(other, server)
     if case == 'waits' or not is_answered:
         step(STEPS.get(case, ONE_MORE), connections)
     if not is_answered:
         if case == 'waits' and any(map(kernel.waits_for_a_child, children.parents(server))):
             case = 'later_client'  # it has forked, and its parent waits
-        if case == 'later_client' and not any(kernel.activity(server.processes())[0] for _ in range(3)):
-            return bug('spins', f'{words}, and the server uses the CPU all the time')
         for client in silent:
             client.close()
-        if case not in ('halfway', 'left') and not answer(other, server).data:
+        if case != 'halfway' and not answer(other, server).data:
             raise NoAnswer('the next client is not answered, even after the silent ones have gone')
         return bug(case, words)
     other.close()  # else the end of it may hold up a worker
@@ -83,7 +99,10 @@ def serve_another(server, silent, step, case, words):
 
 
 def end_early(server, silent, for_another=False):
-    """The Result where a silent client was answered, or cut off too soon or for another one; else None."""
+    """Take out of `silent` whoever has an answer or its end; return the Result where that is wrong, or None.
+
+    for_another    whether another client was answered after such an end only
+    """
     for client in filter(readable, list(silent)):
         age, reply = time.monotonic() - silent.pop(client), answer(client, server)
         if reply.data and reply.status < 400:
@@ -124,21 +143,6 @@ CASES = {
 
         Look for wait(), and for waitpid() without WNOHANG. With WNOHANG, waitpid() never waits: it gives the
         pid 0 if there are children, but none has ended. Then leave your loop.""",
-        cured_by='part3-final'),
-    'spins': Case(
-        'spins while the child of a silent client lives',
-        'sleep 9 | curl -s -m 9 telnet://localhost:8888 & sleep 1; '
-        'for i in 1 2; do curl -m 2 localhost:8888/hello; done; ps -o pid,stat,time,args -p {pid}', '',
-        'You see the second curl time out, and the TIME of your server grow: your handler never stops.', """
-        One client is silent, a second one is answered, and the next one waits:
-        {see}
-        Your server runs (R) all the time. Which loop is it in?
-
-        A handler that reaps in a loop is done when no more child has ended, not when no child is left: that
-        of the silent client may live for hours.
-
-        os.waitpid(-1, os.WNOHANG) returns (0, 0) then, and waitpid() in C or Perl 0: leave the loop. The
-        error ECHILD comes only when there are no children at all.""",
         cured_by='part3-final'),
     'cut_off': Case(
         'cuts off a client that is silent for a moment',
@@ -199,18 +203,6 @@ CASES = {
         request, the kernel answers it with a reset, and the client may lose your reply.
 
         Call recv() on the client's socket before you send anything.""", cured_by=''),
-    'left': Case(
-        'serves nobody once a silent client has left',
-        'curl -s -m 1 telnet://localhost:8888; curl -m 2 localhost:8888/hello', '',
-        'You see curl time out: a client that has left without a word keeps your server busy.', """
-        Connect, leave without a word, and ask for a page:
-        {see}
-        What does recv() return when a client has left, and what does your server do with that?
-
-        It returns no bytes, at once, and again whenever you ask. This is the end and no data: wait for no
-        more.
-
-        Where recv() returns b'', or 0 in C, close the socket and forget this client.""", cured_by=''),
 }
 BUG = about(
     globals(), scene=children.one_is_silent,

@@ -27,14 +27,17 @@ def experiment(server, step):
     wsgi.must_answer(server)
     _, workers = workers_of(server)
     stuck, others = [connected(server) for _ in workers or [None]], []
+
+    def all_answered():
+        ask_again(server, others)
+        return all(map(readable, stuck))
     with wsgi.fifo(server):
         for client in stuck:
             client.sendall(STUCK)
             begin = time.monotonic()
             server.let_rest()  # or the same worker could get the next one as well
         step('Each worker is held up by an application that does not return', views.processes)
-        ended = kernel.eventually(lambda: ask_again(server, others) or all(map(readable, stuck)),
-                                  server.patience)
+        ended = kernel.eventually(all_answered, server.patience)
         limit = time.monotonic() - begin
         for client in others:
             client.close()
@@ -50,9 +53,10 @@ def experiment(server, step):
         return bug('still_runs', 'the client is answered, but its application still runs')
     if not served:
         return bug('next_client', 'the next client is not served')
-    # with a longer limit the others take too long
-    return limit < process.A_WHILE and (cut_off(server, limit) or stays_halfway(server)) or passed(
-        'the application is ended, and the next client is served')
+    result = None
+    if limit < process.A_WHILE:  # else the others take too long
+        result = cut_off(server, limit) or stays_halfway(server)
+    return result or passed('the application is ended, and the next client is served')
 
 
 def ask_again(server, clients):

@@ -22,24 +22,23 @@ def experiment(server, step):
     read_reply(client, server)
     server.wait_until(lambda: not children.zombies(server) and not any(map(kernel.alive, server.forked)))
     step('The child has answered', views.processes)
-    was_seen, answered, what = children.zombies(server), {child}, 'a child that has answered'
+    was_seen = children.zombies(server)
     client.close()
     if child:
-        for _ in range(2):
-            client, child = children.connect_to_child(server)
-            if not ask(client, server):
-                raise NoAnswer('one of three clients that come one after the other is not answered')
-            client.close()
-            answered.add(child)
-    elif not children.forks(server):
-        return Result(NO_CHILD, detail=children.NONE_SEEN)
-    else:
+        answered, what = {child, *next_two(server)} - {None}, 'a child that has answered'
+    elif children.forks(server):
         answered, what = children.copies(server), 'what it forks for a client'
+    else:
+        return Result(NO_CHILD, detail=children.NONE_SEEN)
     server.wait_until(lambda: not children.zombies(server))
 
     def living():
-        return [pid for pid in answered - {None} if kernel.alive(pid)]
-    ended = server.wakes_up(lambda: min(len(living()), len(server.processes()) - before) < 3, answered)
+        return list(filter(kernel.alive, answered))
+
+    def all_three_are_there():
+        """Beside as many as before: a worker takes the place of another one."""
+        return min(len(living()), len(server.processes()) - before) >= 3
+    ended = server.wakes_up(lambda: not all_three_are_there(), answered)
     if not children.reaps_later(server):
         if not was_seen:
             step('More clients have come and gone', views.processes)
@@ -49,6 +48,16 @@ def experiment(server, step):
     if all(map(kernel.naps, living())):
         return Result(NOT_TESTED, detail=f'no child has ended: {len(living())} that have answered sleep')
     return bug('never_ends', 'the child has answered and does not end')
+
+
+def next_two(server):
+    """The children that answer two more clients, one after the other; None for one that was not seen."""
+    for _ in range(2):
+        client, child = children.connect_to_child(server)
+        if not ask(client, server):
+            raise NoAnswer('one of three clients that come one after the other is not answered')
+        client.close()
+        yield child
 
 
 CASES = {

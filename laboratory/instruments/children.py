@@ -3,7 +3,7 @@ import signal
 from functools import partial
 
 from laboratory.instruments import kernel
-from laboratory.instruments.client import REQUEST, ask, connect, connected, read_reply, readable
+from laboratory.instruments.client import REQUEST, answer, ask, connect, connected, read_reply, readable
 from laboratory.instruments.experiment import NoAnswer
 from laboratory.instruments.process import A_WHILE
 
@@ -48,9 +48,13 @@ def answers(server):
 
 
 def answers_in_a_while(client, server, pids=()):
-    """Send a request; return whether it is answered, also by a server that takes its time (comes_to())."""
-    return bool(ask(client, server) or server.comes_to(partial(readable, client), A_WHILE, pids)
-                and read_reply(client, server).data)
+    """Send a request; return whether it is answered, late or not."""
+    return bool(ask(client, server)) or answers_late(client, server, pids)
+
+
+def answers_late(client, server, pids=()):
+    """Whether the answer to a request comes after all, of a server that takes its time (comes_to())."""
+    return bool(server.comes_to(partial(readable, client), A_WHILE, pids) and answer(client, server).data)
 
 
 def zombies(server):

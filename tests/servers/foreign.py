@@ -395,6 +395,12 @@ def hangs_at_the_third():
     iterate(listen(), lambda number, client_fd: number == 3 and signal.pause())
 
 
+def hangs_at_client_42():
+    """Children have answered all clients before, and answer those that were silent."""
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    fork_for_each(listen(), accepted=lambda number, client_fd: number == 42 and signal.pause())
+
+
 def two_threads():
     """Two clients at a time: while one is silent, the other thread serves all others."""
     listen_socket = listen()
@@ -478,18 +484,6 @@ def spins_when_one_has_left():
             pass
         client_fd.sendall(REPLY)
     loop(has_come)
-
-
-def reaps_for_ever():
-    """Its handler stops when no child is left, not when none has ended."""
-    def handle_exit(signum, frame):
-        try:
-            while True:
-                os.waitpid(-1, os.WNOHANG)
-        except ChildProcessError:
-            pass
-    signal.signal(signal.SIGCHLD, handle_exit)
-    fork_for_each(listen())
 
 
 def keeps_connections():
