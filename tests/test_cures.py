@@ -54,7 +54,7 @@ MUTANTS = {  # stage: what is missing or wrong in it: what is replaced, by what;
     },
     'part3-v1.0': {
         'a time limit instead of a process': (
-            r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(0.1), 'silent_client', 'cut_off'),
+            r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(0.3), 'silent_client', 'cut_off'),
         'a longer time limit': (
             r'        handle_request\(client_fd\)\n', TIME_LIMIT.format(1), 'silent_client', 'cut_off'),
     },
