@@ -17,7 +17,8 @@ from laboratory.bugs import BUGS
 from laboratory.instruments.client import one_request
 from laboratory.instruments.endings import ENDINGS
 from laboratory.instruments.own import as_run
-from laboratory.instruments.process import free_port, server_path
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import server_path
 from laboratory.instruments.terminal import console, run
 from laboratory.instruments.timeline import need_strace, traced
 

@@ -13,7 +13,8 @@ from laboratory import bugs
 from laboratory.bugs import BUGS, EXPECTED, bugs_of, cure, expected, known_stages, part_of, stage_with
 from laboratory.instruments.experiment import Result, measure
 from laboratory.instruments.own import start_line
-from laboratory.instruments.process import ServerProcess, free_port, stage_server
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import ServerProcess, stage_server
 from laboratory.instruments.telling import as_text, typed
 from tests.helpers import PYTHON, altered, protocols, run_in_shell
 

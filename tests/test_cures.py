@@ -8,7 +8,8 @@ import pytest
 from laboratory.bugs import BUGS
 from laboratory.bugs.lost_request import finishes
 from laboratory.instruments.experiment import BUG, ENDED, NO_HANDLER, NOT_TESTED, PASS, measure
-from laboratory.instruments.process import free_port, stage_server
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import stage_server
 from laboratory.instruments.workers import workers_of
 from tests.helpers import altered
 

@@ -20,7 +20,8 @@ from laboratory.instruments import kernel, own, process
 from laboratory.instruments.client import REQUEST, fetch
 from laboratory.instruments.experiment import BUG, ENDED, NO_WORKER, PASS, WORDLESS, Result, measure
 from laboratory.instruments.own import Tried, own_server, start_line, try_out, why_untested
-from laboratory.instruments.process import ServerFailed, free_port
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import ServerFailed
 from laboratory.instruments.runs import at_once
 from tests.helpers import ON_PATH, PYTHON
 

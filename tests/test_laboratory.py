@@ -19,7 +19,7 @@ from laboratory.instruments import kernel, views
 from laboratory.instruments.client import REQUEST, connect
 from laboratory.instruments.experiment import BUG, Result
 from laboratory.instruments.output import printable
-from laboratory.instruments.process import free_port
+from laboratory.instruments.ports import free_port
 from tests.helpers import PYTHON, end_of, left
 
 LEAVES_ZOMBIES = f'{PYTHON} part3/v1.1/server.py'

@@ -15,7 +15,8 @@ import pytest
 from common.stages import find_stage
 from laboratory.instruments import kernel
 from laboratory.instruments.client import FIN, REFUSED, REQUEST, ask, connect, fetch, read_reply, reset
-from laboratory.instruments.process import ServerProcess, free_port
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import ServerProcess
 from tests.helpers import ends, names, wait_for_output
 
 STAGES = names('part3')

@@ -14,7 +14,8 @@ from common import stages
 from common.run import FRAMEWORKS
 from laboratory.instruments import kernel
 from laboratory.instruments.client import REQUEST, connect, readable
-from laboratory.instruments.process import APPS, Bounds, ServerFailed, ServerProcess, free_port, server_path
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import APPS, Bounds, ServerFailed, ServerProcess, server_path
 from laboratory.instruments.runs import AT_ONCE, alone
 from laboratory.instruments.saves import files_in, stamps
 

@@ -1,15 +1,12 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
 import os
-import random
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections import deque
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +31,6 @@ TRIES = 3  # how often START may pass, as long as a busy machine may be the reas
 WORK = 1  # seconds of CPU that a server may use before what is awaited
 PATIENCE = 5  # seconds in which a stage has reached the time limits that an experiment gives it
 
-claims = deque(maxlen=50)  # sockets with the last ports that were given away, kept from other processes
-
 
 class ServerFailed(Exception):
     """The server ended, did not listen in time or broke its bounds (broken)."""
@@ -47,19 +42,6 @@ class ServerFailed(Exception):
     def __str__(self):
         return ('\n'.join([f'{self.what}; it printed:', *self.printed]) if self.printed
                 else f'{self.what}, and printed nothing')
-
-
-def free_port():
-    """A port below those that kernels give to clients, which no other call returns for a while."""
-    while True:
-        address = '127.0.0.1', random.randrange(10_000, 32_000)
-        claim = socket.socket(type=socket.SOCK_DGRAM)  # UDP: a server that wants TCP is not disturbed
-        with socket.socket() as probe, suppress(OSError):  # it is taken
-            claim.bind(address)
-            probe.bind(address)
-            claims.append(claim)
-            return address[1]
-        claim.close()
 
 
 class Bounds(NamedTuple):

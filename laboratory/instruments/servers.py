@@ -13,7 +13,8 @@ from typing import NamedTuple
 
 from common import environment
 from common.stages import ROOT, stages_of
-from laboratory.instruments.process import ServerProcess, free_port, server_path
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import ServerProcess, server_path
 
 VENV = ROOT / '.venv-bench'
 GRADED = 'tests/corpus/requirements.txt'  # has their versions
