@@ -25,16 +25,16 @@ def experiment(server, step):
 def fill(server, step, silent):
     """Let clients be silent while others come; return the Result where one of those waits, or None.
 
-    A third of the others come while one is silent: some server keeps the worker that it holds for one of
-    them. With each of those that are left comes one more that is silent.
+    A third of those come while one is silent: it may hold up just the worker that a later one gets. Then
+    one more is silent for each that comes.
     """
     number = children.number_of_clients(server)
     for other in range(number):
         if not other or other > number // 3:
             silent[connected(server)] = time.monotonic()
         if len(silent) > 1:
-            case, words = 'pool', (f'the next client waits while {len(silent)} are silent; '
-                                   'with one fewer, the next one is answered')
+            case = 'pool'
+            words = f'the next client waits while {len(silent)} are silent; with one fewer, it is answered'
         elif other:
             case, words = 'later_client', 'a later client waits while another one is silent'
         else:
@@ -99,9 +99,9 @@ def serve_another(server, step, silent, case, words):
 
 
 def end_early(server, silent, for_another=False):
-    """Take out of `silent` whoever has an answer or its end; return the Result where that is wrong, or None.
+    """Take those out of `silent` that were answered or cut off; return the Result, None where that may be.
 
-    for_another    whether another client was answered after such an end only
+    A client may be cut off that was silent for long, but not for another one that waits.
     """
     for client in filter(readable, list(silent)):
         age, reply = time.monotonic() - silent.pop(client), answer(client, server)
