@@ -14,7 +14,7 @@ import pytest
 from common import environment
 from common.stages import ROOT, stages_of
 from laboratory import bench
-from laboratory.instruments import kernel, load, servers
+from laboratory.instruments import cpu, kernel, load, servers
 from laboratory.instruments.client import FIN, OPEN, connect, fetch, read_next, request
 from laboratory.instruments.load import Figures, Load, LoadFailed, keeps_connections, read_ab, read_wrk
 from laboratory.instruments.pages import filled
@@ -118,7 +118,7 @@ def test_the_cpu_time_of_children_that_have_ended_is_counted_waited_for_or_not(l
     linux()
     with ServerProcess([sys.executable, '-c', USES_CPU]) as server:
         wait_for_output(server, 'ready')
-        assert kernel.cpu_time(server.family()) >= 0.4
+        assert cpu.cpu_time(server.family()) >= 0.4
 
 
 SHARES_MEMORY = """
@@ -144,7 +144,7 @@ def test_a_process_that_has_ended_has_used_nothing(linux):
     linux()
     ended = subprocess.Popen([sys.executable, '-c', ''])
     ended.wait()
-    assert (kernel.cpu_time([ended.pid]), kernel.memory([ended.pid])) == (0, 0)
+    assert (cpu.cpu_time([ended.pid]), kernel.memory([ended.pid])) == (0, 0)
 
 
 @pytest.mark.parametrize(('stage', 'app', 'keeps'), [

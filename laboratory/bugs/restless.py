@@ -3,7 +3,7 @@ import re
 import time
 from contextlib import suppress
 
-from laboratory.instruments import kernel, views
+from laboratory.instruments import cpu, kernel, views
 from laboratory.instruments.client import REQUEST, ask, connected, try_to_connect
 from laboratory.instruments.experiment import NOT_TESTED, Case, Result, about, bug, passed
 
@@ -67,10 +67,10 @@ def kept_threads(server, before):
 def who_spins(server):
     """The thread that uses most of a CPU, as its folder in /proc, and how much; None where all rest."""
     for _ in range(2):  # it may have had something left to do
-        begin, before = time.monotonic(), kernel.run_times(server.processes())
+        begin, before = time.monotonic(), cpu.run_times(server.processes())
         server.wait_until(lambda: False, most=LONG)
         seconds, shares = time.monotonic() - begin, {}
-        for task, (used, waited) in kernel.run_times(server.processes()).items():
+        for task, (used, waited) in cpu.run_times(server.processes()).items():
             used_before, waited_before = before.get(task, (0, 0))
             used, waited = used - used_before, waited - waited_before
             if used > LEAST_WORK:
@@ -85,7 +85,7 @@ def what_spins(server, task, share, moment):
     """The Result for a thread that spins, which names its process and the call that it makes."""
     pid = int(task.split('/')[2])
     busy = f'{"child" if pid in server.forked else "process"} {pid} uses {share:.0%} of a CPU {moment}'
-    calls = kernel.calls_of(task)
+    calls = cpu.calls_of(task)
     for case, (pattern, what) in CALLS.items():
         if made := re.search(pattern, calls, re.MULTILINE):
             return bug(case, f'{busy}: it calls {made[1]}() again and again, {what}')

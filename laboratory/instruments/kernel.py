@@ -2,11 +2,8 @@
 import os
 import re
 import resource
-import shutil
 import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from contextlib import suppress
@@ -261,17 +258,6 @@ def activity(pids):
     return asleep, used
 
 
-def cpu_time(pids):
-    """The CPU seconds that the processes have used, and the children that they have waited for (Linux)."""
-    used = 0
-    for pid in pids:
-        with suppress(OSError):  # it has ended
-            used += time.clock_gettime(~pid << 3 | 2)  # in ns, see clock_getcpuclockid(3); in /proc in 10 ms
-        if fields := stat(f'/proc/{pid}'):
-            used += (int(fields[13]) + int(fields[14])) / TICKS  # cutime and cstime, see proc(5)
-    return used
-
-
 def memory(pids):
     """The bytes of memory that the processes use; a page that three share is a third for each (Linux)."""
     return sum(1024 * int(value(f'/proc/{pid}/smaps_rollup', 'Pss') or 0) for pid in pids)
@@ -301,22 +287,3 @@ def resume(pids):
     """Let the processes run that were stopped."""
     for pid in pids:
         send(pid, signal.SIGCONT)
-
-
-def run_times(pids):
-    """{folder of a thread: (its seconds of CPU, those in which it waited for one)}, see schedstat (Linux)."""
-    found = {task: read(f'{task}/schedstat').split() for pid in pids for task in tasks(pid)}
-    return {task: (int(fields[0]) / 1e9, int(fields[1]) / 1e9) for task, fields in found.items() if fields}
-
-
-def calls_of(task):
-    """The system calls that a thread makes, a line each, as strace shows them; '' where it cannot."""
-    if not shutil.which('strace'):
-        return ''
-    with tempfile.NamedTemporaryFile('r', errors='replace') as log:
-        strace = subprocess.Popen(['strace', '-qq', '-o', log.name, '-p', os.path.basename(task)],
-                                  stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        eventually(lambda: os.path.getsize(log.name) > 1000 or strace.poll() is not None, 1)
-        strace.terminate()
-        strace.wait()
-        return log.read()

@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from typing import NamedTuple
 
-from laboratory.instruments import kernel
+from laboratory.instruments import cpu, kernel
 from laboratory.instruments.client import closes, connect, read_next
 
 CLIENTS = 16  # connections at a time
@@ -137,7 +137,7 @@ def put_load(server, kept, name, seconds):
     name      of LOADS
     """
     server.let_rest()
-    before = kernel.cpu_time(server.family())
+    before = cpu.cpu_time(server.family())
     words = tool_words(kept, server.port, name, seconds)
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as tool:
         with suppress(subprocess.TimeoutExpired):
@@ -150,5 +150,5 @@ def put_load(server, kept, name, seconds):
             raise LoadFailed(WAITS) from None
     server.let_rest()  # it may be at work on what the tool did not wait for
     load = (read_wrk if kept else read_ab)(printed)
-    used = kernel.cpu_time(server.family()) - before
+    used = cpu.cpu_time(server.family()) - before
     return Figures(load.rate, load.p99, used / load.requests * 1e6, memory, load.remark)
