@@ -5,7 +5,6 @@ from functools import cached_property
 from laboratory.instruments.client import OPEN, Reading
 
 HEAD_END = re.compile(rb'(\r?\n\r?\n)')
-FRAMING = re.compile(rb'(?i)(content-length|transfer-encoding|connection) *: *(.*?) *')
 NUMBER = re.compile('[+]?[0-9]+')
 
 
@@ -13,32 +12,20 @@ class Read:
     """A Reply, and what they take it for.
 
     lines, blank, rest    those of its head without their ends, the bytes of the blank line, what follows
+    lengths, options      what it says behind Content-Length, and behind Connection
     """
 
     def __init__(self, reply):
         self.reply = reply
         head, self.blank, self.rest, *_ = [*HEAD_END.split(reply.data, 1), b'', b'']
         self.lines = [line.removesuffix(b'\r') for line in head.split(b'\n')]
+        self.lengths, self.options = self.said(b'content-length'), ', '.join(self.said(b'connection')).lower()
+        self.is_chunked = 'chunked' in ''.join(self.said(b'transfer-encoding')).lower()
 
-    @cached_property
-    def said(self):
-        """{name: [values]} of the headers that say where it ends."""
-        found = {}
-        for header in filter(None, map(FRAMING.fullmatch, self.lines)):
-            found.setdefault(header[1].title().decode(), []).append(header[2].decode('latin-1'))
-        return found
-
-    @property
-    def lengths(self):
-        return self.said.get('Content-Length', [])
-
-    @property
-    def options(self):
-        return ', '.join(self.said.get('Connection', [])).lower()
-
-    @property
-    def is_chunked(self):
-        return 'chunked' in ''.join(self.said.get('Transfer-Encoding', [])).lower()
+    def said(self, name):
+        """The values of all headers of that name."""
+        header = re.compile(rb'(?i)%b *: *(.*?) *' % name)
+        return [found[1].decode('latin-1') for found in map(header.fullmatch, self.lines) if found]
 
     @cached_property
     def taken(self):
@@ -61,6 +48,5 @@ class Read:
     @property
     def is_kept(self):
         """Whether another request may be sent on its connection."""
-        offered = 'keep-alive' in self.options or (
-            self.reply.data[5:8] == b'1.1' and 'close' not in self.options)
-        return self.reply.end == OPEN and offered
+        is_usual = self.reply.data[5:8] == b'1.1' and 'close' not in self.options
+        return self.reply.end == OPEN and (is_usual or 'keep-alive' in self.options)
