@@ -13,7 +13,7 @@ import pytest
 from common.stages import ROOT
 from laboratory.bugs import BUGS, restless
 from laboratory.bugs.broken_reply import wrong
-from laboratory.instruments import kernel
+from laboratory.instruments import cpu, kernel
 from laboratory.instruments.client import FIN, Reading
 from laboratory.instruments.curl import Read
 from laboratory.instruments.experiment import BUG, Result, measure
@@ -259,7 +259,7 @@ def test_a_reader_types_a_client_that_leaves_as_those_did_that_have_ended_the_se
 
 def test_a_thread_that_has_waited_longer_than_we_have_does_not_spin(monkeypatch):
     times = [{'/proc/7/task/7': used} for used in [(1.0, 0.0), (1.001, 60.0)] * 2]  # CPU, waits
-    monkeypatch.setattr(kernel, 'run_times', lambda pids: times.pop(0))
+    monkeypatch.setattr(cpu, 'run_times', lambda pids: times.pop(0))
     server = SimpleNamespace(processes=lambda: [7], wait_until=lambda *args, **most: None)
     assert restless.who_spins(server) is None
 

@@ -13,6 +13,7 @@ def experiment(server, step):
     client, _ = children.connect_to_child(server)
     program = kernel.program(server.pid)
     end(server, client)
+    server.returncode()  # a shell around it ends a bit later: until then, an orphan is not found
     if server.listeners():
         server.wait_until(lambda: not server.listeners(), most=A_WHILE)  # workers may end a moment later
     step('The first process has ended, and its client is still connected', who_listens)
