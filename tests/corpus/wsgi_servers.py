@@ -196,7 +196,7 @@ def part2_graceful(app, end=None):
 def part2_grace(app):
     """The same, but a worker has three seconds to end, and its parent looks all the time whether it has."""
     global GRACE
-    GRACE = 3
+    GRACE = 5
     part2_graceful(app, end_and_look)
 
 
