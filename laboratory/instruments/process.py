@@ -95,6 +95,7 @@ class ServerProcess:
                 known = int(self.env['PORT']), self.own_port
                 kernel.eventually(lambda: self.find_listener() and self.port in known, OTHER)
                 self.let_rest()  # its workers start
+                kernel.eventually(lambda: self.find_listener() or self.is_gone(), OTHER)
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
             self.listened = self.listeners()
