@@ -71,7 +71,7 @@ class ServerProcess:
         self.command, self.env = command, {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}
         self.env.pop('PYTHONUNBUFFERED', None)  # it would hide what a server forgets to flush
         self.bounds, self.broken, self.deadline = bounds, '', float('inf')
-        self.guarding, self.stopped = threading.Thread(target=self.guard, daemon=True), threading.Event()
+        self.guarding, self.stopped = None, threading.Event()
         self.pace, self.patience, self.own_port, self.work = pace, patience, own_port, WORK
         self.pid, self.port, self.own, self.forked = None, None, set(), {}
         self.last_exchange, self.whole = None, float('inf')
@@ -88,7 +88,8 @@ class ServerProcess:
                 stdout=self.log, stderr=subprocess.STDOUT, start_new_session=True)
             running.add(self)
         try:
-            if self.bounds:
+            if self.bounds:  # the thread is made here: one that is made before a fork cannot start after it
+                self.guarding = threading.Thread(target=self.guard, daemon=True)
                 self.guarding.start()
             self.wait_for(self.find_listener, 'listen on a port')
             if self.bounds:
@@ -268,7 +269,7 @@ class ServerProcess:
     def stop(self):
         """End the server and everything that it started."""
         self.stopped.set()
-        if self.guarding.is_alive():  # a signal may have come while it was started
+        if self.guarding and self.guarding.is_alive():  # a signal may have come while it was started
             self.guarding.join()  # else it could kill by a pid that is free again
         self.until_end.close()
         kernel.eventually(lambda: not self.kill())
