@@ -42,9 +42,19 @@ class Reply(NamedTuple):
 def connect(server, seconds=kernel.LIMIT):
     """A connection to the server; every later wait on it is bounded by kernel.LIMIT."""
     try:
-        client = socket.create_connection(('127.0.0.1', server.port), timeout=seconds)
+        return opened(server.client_socket(socket.AF_INET), ('127.0.0.1', server.port), seconds)
     except ConnectionRefusedError:
-        client = socket.create_connection(('::1', server.port), timeout=seconds)
+        return opened(server.client_socket(socket.AF_INET6), ('::1', server.port), seconds)
+
+
+def opened(client, address, seconds):
+    """The socket, connected within that time."""
+    try:
+        client.settimeout(seconds)
+        client.connect(address)
+    except OSError:
+        client.close()
+        raise
     client.settimeout(kernel.LIMIT)
     return client
 

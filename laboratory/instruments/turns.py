@@ -1,0 +1,186 @@
+"""A server whose processes run in turns, one line of Python at a time, while strace writes down what they do.
+
+Where several processes run at once, their order is chance. Here it is always the same: a line is begun when
+all others rest, and the process that has run goes on until it waits. The clients act between two lines.
+"""
+import ctypes
+import re
+import signal
+import socket
+import struct
+import tempfile
+import time
+from itertools import count
+
+from laboratory.instruments import kernel
+from laboratory.instruments.looks import look, tasks_of
+from laboratory.instruments.process import NAP, ServerProcess
+from laboratory.instruments.timeline import CALLS
+
+MORE_CALLS = ['access', 'connect', '?epoll_create', 'epoll_create1', 'exit_group', 'kill', '?pipe', 'pipe2',
+              'rt_sigaction', 'setsockopt', 'socket', 'socketpair']
+STRACE = ['strace', '-f', '-q', '--seccomp-bpf', '-s', '300', '-e', f'trace={",".join([*CALLS, *MORE_CALLS])}']
+AT_A_STRETCH = 200  # lines of one process, then another has its turn
+MOST_TURNS = 2000
+BUSY = 3  # seconds after which a server that does not rest is not waited for
+PAUSE = 0.0005  # seconds between two looks at what may move
+RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5)
+BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
+TOLD = 200  # bytes of what a client sends or receives
+NO_LINGER = struct.pack('ii', 1, 0)  # close() sends RST, see socket(7)
+
+
+class StagedServer(ServerProcess):
+    """A server under strace, whose lines take turns: a context manager.
+
+    file     whose lines these are, '' for a server that is not in Python
+    story    what has happened, as strace writes it; '0 client 1 …' is what a client has done,
+             and '0 look 3' stands where all rested: looks[3] is what the kernel said then
+    """
+
+    def __init__(self, command, env, file='', bounds=None):
+        self.trace = tempfile.NamedTemporaryFile('r', errors='replace', newline='\n')
+        super().__init__([*STRACE, '-o', self.trace.name, *command], {**env, 'REPLAY': file}, bounds)
+        self.story, self.looks, self.clients = [], [], count(1)
+        self.order, self.last, self.stretch, self.turns = [], None, 0, 0
+        self.begun, self.is_over = None, False
+
+    def __enter__(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])  # what is started inherits that
+        return super().__enter__()
+
+    def stop(self):
+        self.is_over = True
+        super().stop()
+        self.trace.close()
+
+    def client_socket(self, family):
+        return Client(self, family)
+
+    def find_listener(self):
+        self.play()
+        return super().find_listener()
+
+    def let_rest(self, most=kernel.LIMIT):
+        self.play()
+
+    def wait_until(self, condition, **limits):
+        """Let it go on until condition() is true, or until all rest; return whether it became so."""
+        self.play(condition)
+        if not condition():
+            self.note('all rest')
+        return condition()
+
+    def play(self, until=lambda: False):
+        """Give turns until that is true, or all rest: for good, as far as can be seen."""
+        while not until() and self.turns < MOST_TURNS:
+            waiting = self.settle()
+            if waiting:
+                self.give_turn(waiting)
+            elif not self.wakes_up(until):
+                break
+
+    def wakes_up(self, until):
+        """Wait for what is in sleep(); return whether there was something, and it has gone on."""
+        def naps():
+            return any(map(kernel.naps, self.processes()))
+        return naps() and kernel.eventually(lambda: until() or not naps(), NAP)
+
+    def settle(self):
+        """Wait until nothing moves, and look; return the tasks that wait for their turn.
+
+        Two looks that find all asleep, none of which had a CPU in between: then all were asleep at one time.
+        """
+        before, deadline = None, time.monotonic() + BUSY
+        while time.monotonic() < deadline and not self.is_over:
+            tasks = tasks_of(self.relatives())
+            if tasks == before and all(task.state in RESTS for task in tasks):
+                self.read_trace()
+                return self.looked_at(tasks)
+            before = tasks
+            time.sleep(PAUSE)
+        return []
+
+    def looked_at(self, tasks):
+        if self.story and not self.story[-1].startswith('0 look'):
+            self.note(f'look {len(self.looks)}')
+            self.looks.append(look(tasks, self.port))
+        self.order += sorted(task.tid for task in tasks if task.tid not in self.order)
+        return sorted((task for task in tasks if task.is_at_a_line()), key=lambda t: self.order.index(t.tid))
+
+    def give_turn(self, waiting):
+        """Let one of them begin its line: the one that had the last turn, unless it had too many."""
+        same = [task for task in waiting if task.tid == self.last]
+        if not same or self.stretch == AT_A_STRETCH:
+            place = self.order.index(self.last) if self.last else -1
+            same = [task for task in waiting if self.order.index(task.tid) > place] * bool(same) or waiting
+            self.last, self.stretch = same[0].tid, 0
+        self.turns, self.stretch = self.turns + 1, self.stretch + 1
+        ctypes.CDLL(None).tgkill(same[0].pid, same[0].tid, signal.SIGRTMAX)
+
+    def read_trace(self):
+        """Add to the story what strace has written; the last call may go on in the next piece."""
+        for line in self.trace.read().splitlines(keepends=True):
+            text = line.rstrip()
+            if self.begun and text.strip() == '<unfinished ...>':  # another process has done something since
+                text = ''
+            elif self.begun:
+                text = f'{self.begun[1]} <... {self.begun[2]} resumed>{text}'
+            self.begun = None if line.endswith('\n') else BEGUN.match(text)
+            self.story += [f'{text} <unfinished ...>' if self.begun else text] * bool(text)
+
+    def note(self, words):
+        self.story.append(f'0 {words}')
+
+
+class Client(socket.socket):
+    """A client of such a server: acts when the server rests, and notes in the story what it does."""
+
+    def __init__(self, server, family):
+        super().__init__(family)
+        self.server, self.number, self.resets = server, 0, False
+
+    def act(self, call, *arguments):
+        """Do it when all rest: what comes of it stands behind it in the story."""
+        self.server.settle()
+        try:
+            return call(*arguments)
+        except ConnectionError:
+            self.tell('is reset')
+            raise
+
+    def tell(self, words, data=None):
+        if self.number and not self.server.is_over:
+            self.server.note(f'client {self.number} {words}' + (f' {bytes(data[:TOLD])}' if data else ''))
+
+    def connect(self, address):
+        self.act(super().connect, address)
+        self.number = next(self.server.clients)
+        self.tell(f'connects from {self.getsockname()[1]}')
+
+    def sendall(self, data):
+        self.act(super().sendall, data)
+        self.tell(f'sends {len(data)}', data)
+
+    def send(self, data, flags=0):
+        size = self.act(super().send, data, flags)
+        self.tell(f'sends {size}', data[:size])
+        return size
+
+    def recv(self, size, flags=0):
+        data = self.act(super().recv, size, flags)
+        self.tell(f'receives {len(data)}', data)
+        return data
+
+    def shutdown(self, how):
+        self.act(super().shutdown, how)
+        self.tell('shuts down')
+
+    def setsockopt(self, *option):
+        super().setsockopt(*option)
+        self.resets |= option[1:] == (socket.SO_LINGER, NO_LINGER)
+
+    def close(self):
+        if self.fileno() != -1:
+            self.act(super().close)
+            self.tell('resets' if self.resets else 'closes')
