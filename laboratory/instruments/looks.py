@@ -75,12 +75,11 @@ def sockets(port):
     """The TCP sockets with that port at one end, as in a Look; that which listens has no other end (0)."""
     found = {}
     for path in 2 * ['/proc/net/tcp', '/proc/net/tcp6']:  # again: it is read in pieces, and may miss one
-        for _, local, remote, state, queues, _, _, _, _, inode, *_ in map(
-                str.split, kernel.read(path).splitlines()[1:]):
-            ends = [int(end.rpartition(':')[2], 16) for end in (local, remote)]
-            if port in ends:
-                unsent, unread = (int(size, 16) for size in queues.split(':'))
-                found[tuple(ends)] = Socket(STATES.get(state, state), unsent, unread, f'socket:[{inode}]')
+        for line in re.findall(rf'.*:{port:04X} .*', kernel.read(path)):
+            _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
+            ends = tuple(int(end.rpartition(':')[2], 16) for end in (local, remote))
+            unsent, unread = (int(size, 16) for size in queues.split(':'))
+            found[ends] = Socket(STATES.get(state, state), unsent, unread, f'socket:[{inode}]')
     return found
 
 

@@ -26,6 +26,7 @@ BUSY = 3  # seconds after which a server that does not rest is not waited for
 PAUSE = 0.0005  # seconds between two looks at what may move
 RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5)
 BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
+CHANGES_NOTHING = re.compile(r'access\(|rt_sigtimedwait.*(\[RT_|SIGRT_)')
 TOLD = 200  # bytes of what a client sends or receives
 NO_LINGER = struct.pack('ii', 1, 0)  # close() sends RST, see socket(7)
 
@@ -43,7 +44,7 @@ class StagedServer(ServerProcess):
         super().__init__([*STRACE, '-o', self.trace.name, *command], {**env, 'REPLAY': file}, bounds)
         self.story, self.looks, self.clients = [], [], count(1)
         self.order, self.last, self.stretch, self.turns = [], None, 0, 0
-        self.begun, self.is_over = None, False
+        self.seen, self.begun, self.is_over = 0, None, False
 
     def __enter__(self):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])  # what is started inherits that
@@ -73,12 +74,11 @@ class StagedServer(ServerProcess):
 
     def play(self, until=lambda: False):
         """Give turns until that is true, or all rest: for good, as far as can be seen."""
-        while not until() and self.turns < MOST_TURNS:
-            waiting = self.settle()
+        while (waiting := self.settle()) or self.wakes_up(until):
+            if until() or self.turns == MOST_TURNS:
+                break
             if waiting:
                 self.give_turn(waiting)
-            elif not self.wakes_up(until):
-                break
 
     def wakes_up(self, until):
         """Wait for what is in sleep(); return whether there was something, and it has gone on."""
@@ -102,9 +102,11 @@ class StagedServer(ServerProcess):
         return []
 
     def looked_at(self, tasks):
-        if self.story and not self.story[-1].startswith('0 look'):
+        """Note what the kernel says where something has happened since; return those that wait for a turn."""
+        if self.port and not all(map(CHANGES_NOTHING.search, self.story[self.seen:])):
             self.note(f'look {len(self.looks)}')
             self.looks.append(look(tasks, self.port))
+        self.seen = len(self.story)
         self.order += sorted(task.tid for task in tasks if task.tid not in self.order)
         return sorted((task for task in tasks if task.is_at_a_line()), key=lambda t: self.order.index(t.tid))
 
