@@ -1,0 +1,111 @@
+"""What is said of each step, by its keys; and the moments of a run that are worth a jump.
+
+{Who} and {who} are who has done it; lists become 'the server and child 1', with has, keeps or holds behind.
+"""
+
+SAID = {
+    'line': '{Who} comes to line {number}.',
+    'folded lines': '{Who} runs {count} lines that ask the kernel for nothing, up to line {number}.',
+    'folded': 'The same {count} more times.',
+    'socket': '{Who} asks the kernel for a socket, and gets descriptor {fd}.',
+    'bind': 'The socket gets its address, port 8888.',
+    'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them wait in '
+              'the backlog until accept() takes them.',
+    'handler': 'From now on {signal} interrupts {who}, and its handler runs.',
+    'SIG_DFL': '{Who} has no handler for {signal} any more.',
+    'SIG_IGN': 'From now on {who} ignores {signal}.',
+    'prints': '{Who} prints: {text}',
+    # clients
+    'connects from': '{Who} connects. The kernel completes the connection and puts it into the backlog.',
+    'sends': '{Who} sends {size} bytes. They lie in the buffer of connection {n} until the server calls recv().',
+    'sends and is reset': '{Who} sends {size} bytes, but nobody has the other end any more: RST comes back.',
+    'receives': '{Who} gets {size} bytes of reply.',
+    'receives FIN': '{Who} gets FIN: the reply ends here.',
+    'is reset': '{Who} gets an error: the connection was reset (RST).',
+    'shuts down': '{Who} sends FIN: it will send no more, but still reads.',
+    'closes': '{Who} closes its end of connection {n}.',
+    'closes CLOSE_WAIT': '{Who} closes its end, which sends FIN. The other end is in CLOSE_WAIT until the server '
+                         'closes it too.',
+    'closes TIME_WAIT': '{Who} closes its end, too. The connection is over; the end that closed first stays in '
+                        'TIME_WAIT for a minute.',
+    'closes CLOSED': '{Who} closes its end, too. The connection is over.',
+    'closes reset': '{Who} closes its end while bytes lie in it unread: the kernel sends RST.',
+    'resets': '{Who} closes its end with RST instead of FIN.',
+    'resets reset': '{Who} closes its end with RST instead of FIN.',
+    'resets CLOSED': '{Who} closes its end with RST instead of FIN.',
+    'in vain backlog': 'All rest, and {who} waits: its connection lies in the backlog, and nobody calls accept(). '
+                       '{Places}.',
+    'in vain reply': 'All rest, and {who} waits for its reply. {Places}.',
+    'in vain end': 'All rest, and {who} hangs: it has all {size} bytes, but FIN has not come, as {holders} still '
+                   '{holders:has} connection {n}.',
+    # accept
+    'accept waits': '{Who} waits in accept(): the backlog is empty.',
+    'accept again': '{Who} is back in accept(): Python has called it again after the signal (PEP 475).',
+    'accept': 'accept() takes connection {n} out of the backlog: descriptor {fd} leads to it.',
+    'nobody': 'accept() finds the backlog empty, and does not wait (EAGAIN).',
+    'EINTR': '{name}() ends with the error EINTR: nothing is wrong, a signal has come.',
+    # processes
+    'fork': 'fork() makes {child}, a copy of {who}: both stand on this line, and both have descriptors {fds}.',
+    'thread': '{Who} starts {child}. It shares all descriptors of its process: there are no copies.',
+    'exec': '{Who} runs another program from here.',
+    'exit': '{Who} ends.',
+    'exit status': '{Who} ends with exit status {status}.',
+    'thread ends': '{Who} ends. Its process goes on.',
+    'killed': '{signal} kills {who}.',
+    'exit FIN': 'The kernel closes what it had open, and FIN goes to {clients}.',
+    'zombie': 'It stays in the table as a zombie until {parent} asks with wait() how it ended.',
+    'merged': 'One SIGCHLD is pending for {parent} already, so this one adds nothing.',
+    'wait waits': '{Who} waits in wait(): no child has ended. It does nothing else until one does.',
+    'reaped': '{Who} learns how {child} ended, and the kernel takes the zombie out of its table.',
+    'more zombies': 'Zombies that are left: {left}.',
+    'none ended': 'waitpid() returns 0: there are children, but none has ended. It has not waited (WNOHANG).',
+    'no child': 'No child is left to ask for (ECHILD).',
+    'kill': '{Who} sends {signal} to {child}.',
+    # signals
+    'CLD_EXITED': 'SIGCHLD tells {who} that {child} has ended.',
+    'CLD_KILLED': 'SIGCHLD tells {who} that {child} was killed.',
+    'CLD_DUMPED': 'SIGCHLD tells {who} that {child} was killed.',
+    'CLD_STOPPED': 'SIGCHLD tells {who} that {child} was stopped. It has not ended!',
+    'CLD_CONTINUED': 'SIGCHLD tells {who} that {child} goes on.',
+    'no handler': 'There is no handler, so nothing happens.',
+    'interrupts': 'It interrupts {where}, for there is a handler.',
+    'handler next': 'Its handler runs next.',
+    'signal': '{signal} comes.',
+    'stopped': '{signal} stops {who}. It does nothing until SIGCONT comes; other signals stay pending.',
+    'continues': 'SIGCONT comes: {who} goes on.',
+    # bytes
+    'recv waits': '{Who} waits in recv(): the client on {what} has sent nothing that is unread.',
+    'recv again': '{Who} is back in recv(): Python has called it again after the signal (PEP 475).',
+    'recv': 'recv() takes {size} bytes out of the buffer of connection {n}.',
+    'recv FIN': 'recv() returns no bytes: the client has sent FIN.',
+    'recv reset': 'recv() fails: the client has reset the connection (RST).',
+    'nothing': 'recv() finds nothing, and does not wait (EAGAIN).',
+    'read pipe': '{Who} reads {size} bytes from a pipe.',
+    'send waits': '{Who} waits in send(): the buffer of connection {n} is full, as the client does not read.',
+    'send': 'send() puts {size} bytes into the buffer of connection {n}. They go to the client at once.',
+    'send and is reset': 'send() takes {size} bytes, but the client has closed its end: RST comes back.',
+    'send reset': 'send() fails: the client has gone.',
+    'full': 'send() finds the buffer full, and does not wait (EAGAIN).',
+    'shutdown': '{Who} sends FIN with shutdown(): the reply ends, and it can still read.',
+    'shutdown late': '{Who} calls shutdown(), but FIN has gone out already.',
+    # close
+    'close kept': '{Who} closes its copy of connection {n}, descriptor {fd}. No FIN goes out: {holders} still '
+                  '{holders:has} one.',
+    'close FIN': '{Who} closes descriptor {fd}, the last one of connection {n}: the kernel sends FIN.',
+    'close RST': '{Who} closes descriptor {fd}, the last one of connection {n}, while {unread} bytes lie unread: '
+                 'the kernel sends RST instead of FIN.',
+    'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: now '
+                  'nothing is left of it.',
+    'close': '{Who} closes descriptor {fd} ({what}).',
+    'close listening': '{Who} closes its copy of the listening socket, descriptor {fd}: {holders} still '
+                       '{holders:has} one.',
+    'close listening last': '{Who} closes the listening socket: nobody can connect any more.',
+    'dup': '{Who} makes a copy of descriptor {fd} ({what}): {copy}.',
+    'pipe': '{Who} makes a pipe.',
+    # other calls
+    'waits': '{Who} waits in {where}.',
+    'ready': '{name}() returns: {count} ready.',
+    'times out': '{name}() returns: nothing has happened in its time.',
+    'fails': '{name}() fails with {error}.',
+}
+WAITS = '{Who} waits in {what}.'  # where nothing better is said

@@ -1,0 +1,237 @@
+"""A run as steps: what each line, call, signal and client has done, and how all looks afterwards.
+
+It is made from what strace and the clients have written (see turns.py), with the model of a kernel.
+"""
+import re
+from ast import literal_eval
+from typing import NamedTuple
+
+from laboratory.instruments.looks import WHERE
+from laboratory.instruments.calls import HANDLERS, PYTHON, called
+from laboratory.instruments.model import Kernel
+from laboratory.instruments.timeline import FORKS, parse
+
+SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
+CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
+SHOWN = 200  # bytes of what a client sends and gets
+TURN = '[RT_32]'  # what a line waits for, see common/marked_lines
+FIRST_PORT = 50001  # of clients, as it is shown
+
+
+class Step(NamedTuple):
+    who: str  # the name of a process or client
+    kind: str  # line, waits, returns, call, signal, exit or client
+    keys: list  # of what is said, see sentences.py
+    values: dict  # for the words that are said
+    line: int | None
+    call: str
+    after: dict  # how all looks after it
+
+
+class Client:
+    def __init__(self, number, connection):
+        self.name, self.connection, self.state = f'client {number}', connection, 'is connected'
+        self.texts, self.sizes = {'sent': b'', 'got': b''}, {'sent': 0, 'got': 0}
+
+    def add(self, what, size, data):
+        self.sizes[what] += int(size)
+        self.texts[what] = (self.texts[what] + literal_eval(data or "b''"))[:SHOWN]
+
+    def shown(self):
+        return {what: printed(text, self.sizes[what]) for what, text in self.texts.items()} | {
+            'state': self.state}
+
+
+class Steps:
+    """steps of a story, as a StagedServer has it; differs: where the model and the kernel do not agree."""
+
+    def __init__(self, story, looks=(), server=None, port=8888, compare=lambda kernel, look: []):
+        parsed = parse(story)
+        self.kernel, self.looks, self.compare = Kernel(), looks, compare
+        self.steps, self.differs, self.clients = [], [], {}
+        self.output, self.has_begun, self.in_vain = '', False, set()
+        self.calls, self.interrupted = {}, {}  # in which call a process is; which one a signal has interrupted
+        self.forks = {int(call.result): call for what, call in parsed
+                      if what == 'ends' and call.name in FORKS and call.result.isdigit()}
+        self.numbers = {str(port): '8888'}  # what is shown for pids and ports, which are others in each run
+        self.kernel.start(server or next(call.pid for what, call in parsed if what == 'begins'))
+        for what, step in parsed:
+            if what == 'other':
+                self.on_other(*step)
+            elif process := self.process(step.pid):
+                (self.on_begin if what == 'begins' else self.on_end)(process, step)
+
+    def process(self, pid):
+        """The Process of that pid, None for one that is not of the server's family."""
+        fork = self.forks.get(pid)
+        if pid not in self.kernel.processes and fork and self.process(fork.pid):
+            HANDLERS['fork'](self, self.process(fork.pid), fork, 'call')
+        return self.kernel.processes.get(pid)
+
+    def normal(self, text):
+        """A text with pids and ports that are the same in each run."""
+        pids = {str(pid): str(process.number) for pid, process in self.kernel.processes.items()}
+        return re.sub(r'\d+', lambda number: (pids | self.numbers).get(number[0], number[0]), text)
+
+    def say(self, who, kind, *keys, call='', **values):
+        """A step, once the server's own code has begun."""
+        if self.has_begun:
+            clients = {client.name: client.shown() for client in self.clients.values()}
+            after = self.kernel.shown() | {'clients': clients, 'output': self.output}
+            line = getattr(who, 'line', None)
+            self.steps.append(Step(who.name, kind, [*keys], {'who': who.name, **values}, line, call, after))
+
+    # notes of the StagedServer, signals, and ends
+
+    def on_other(self, pid, text):
+        if pid == 0 and text.startswith('look '):
+            self.on_look(int(text.split()[1]))
+        elif pid == 0 and text == 'all rest':
+            self.on_rest()
+        elif pid == 0:
+            self.on_client(*CLIENT.match(text).groups())
+        elif not (process := self.process(pid)):
+            return
+        elif match := SIGNAL.match(text):
+            self.on_signal(process, *match.groups())
+        elif match := re.match(r'--- stopped by (\w+)', text):
+            self.on_stop(process, match[1])
+        elif match := re.match(r'\+\+\+ (?:exited with (\d+)|killed by (\w+))', text):
+            self.on_exit(process, *match.groups())
+
+    def on_look(self, number):
+        """All rest: who is in a call waits in it."""
+        look = self.looks[number] if number < len(self.looks) else None
+        for pid, process in list(self.kernel.processes.items()):
+            task = look and look.tasks.get(pid)
+            if process.state == 'runs' and pid in self.calls:
+                self.on_wait(process, self.calls[pid])
+            elif process.state == 'runs' and task and (where := WHERE.get(task.waits)):
+                process.state, process.where = 'waits', where
+                self.say(process, 'waits', 'waits', call=where, where=where)
+        if look:
+            self.differs += self.compare(self.kernel, look)
+
+    def on_rest(self):
+        """A client waits for what does not come."""
+        for client in self.clients.values():
+            if client.state.startswith('waits') and (client, client.state) not in self.in_vain:
+                self.in_vain.add((client, client.state))
+                holders = self.kernel.holders_of(client.connection)
+                key = 'backlog' if client.connection.in_backlog else 'reply' if not client.sizes['got'] else 'end'
+                self.say(client, 'client', f'in vain {key}', holders=[each.name for each, _ in holders],
+                         places=[(each.name, each.where) for each in self.kernel.processes.values()
+                                 if each.state == 'waits' and (key == 'backlog' or each in dict(holders))],
+                         n=client.connection.number, size=client.sizes['got'])
+
+    def on_signal(self, process, name, code, pid):
+        process.main.pending.discard(name)
+        sender = self.kernel.processes.get(int(pid or 0))
+        values = {'signal': name, 'child': sender and sender.name}
+        if name == 'SIGCONT':
+            process.state = process.was if process.state == 'stopped' else process.state
+            self.say(process, 'signal', 'continues', **values)
+        elif process.handlers.get(name, 'SIG_DFL') in ('SIG_DFL', 'SIG_IGN'):
+            if name == 'SIGCHLD':
+                self.say(process, 'signal', code, 'no handler', **values)
+        else:
+            keys = ['interrupts'] * (process.state == 'waits') or ['handler next']
+            process.state, where, process.where = 'runs', process.where, ''
+            self.say(process, 'signal', code if name == 'SIGCHLD' else 'signal', *keys, where=where, **values)
+
+    def on_stop(self, process, name):
+        process.was, process.state = process.state, 'stopped'
+        self.notify(process)
+        self.say(process, 'signal', 'stopped', signal=name)
+
+    def notify(self, process):
+        """SIGCHLD for the parent; return whether one was pending already."""
+        parent = process.main.parent
+        if not parent or process.is_thread or parent.handlers.get('SIGCHLD', 'SIG_DFL').startswith('SIG_'):
+            return False
+        was_pending = 'SIGCHLD' in parent.pending
+        parent.pending.add('SIGCHLD')
+        return was_pending
+
+    def on_exit(self, process, status, signal):
+        self.calls.pop(process.pid, None)
+        closed = self.kernel.exit(process)
+        sent = [each for each in closed if each.sent]
+        keys = ['killed' if signal else 'thread ends' if process.is_thread else 'exit']
+        keys += ['exit FIN'] * bool(sent)
+        if process.state == 'zombie':
+            keys += ['zombie'] + ['merged'] * self.notify(process)
+        self.say(process, 'exit', *keys, status=status, signal=signal,
+                 clients=[f'client {each.file.connection.number}' for each in sent],
+                 parent=process.parent and process.parent.name)
+
+    def on_client(self, number, does, size, data):
+        """What a client has done, see turns.Client."""
+        if does == 'connects from':
+            self.clients[number] = Client(number, self.kernel.connect(int(size)))
+            self.numbers[size] = str(FIRST_PORT + len(self.numbers))
+        client = self.clients[number]
+        connection, key = client.connection, does
+        before = connection.states['server']
+        if does == 'sends':
+            client.add('sent', size, data)
+            client.state = 'waits for a reply'
+            key = 'sends and is reset' if connection.send('client', int(size)) else does
+        elif does == 'receives':
+            client.add('got', size, data)
+            connection.receive('client', int(size))
+            client.state = 'waits for the end' if int(size) else 'has the end'
+            key = does if int(size) else 'receives FIN'
+        elif does == 'is reset':
+            client.state = 'was reset'
+        elif does == 'shuts down':
+            connection.finish('client')
+        elif does in ('closes', 'resets'):
+            client.state = 'is gone'
+            sent = connection.close('client', does == 'closes')
+            after = connection.states['server']
+            key = f'{does} {after}' if sent and after != before else does
+        self.say(client, 'client', key, n=number, size=size, waits=[
+            process.name for process in self.kernel.processes.values()
+            if process.state == 'waits' and process.where == 'accept()'],
+            holders=[each.name for each, _ in self.kernel.holders_of(connection)])
+
+    # system calls
+
+    def on_begin(self, process, call):
+        if not call.args.startswith(TURN):
+            self.calls[process.pid] = call
+
+    def on_wait(self, process, call):
+        """It has begun to wait in a call."""
+        name = PYTHON.get(call.name, call.name)
+        process.state, process.where = 'waits', f'{name}()'
+        again = self.interrupted.pop(process.pid, None) == name
+        self.say(process, 'waits', f'{name} again' if again else f'{name} waits', call=called(name, call),
+                 **self.about(process, call))
+
+    def about(self, process, call):
+        """What a sentence may say of the file that a call is about."""
+        file = process.table.get(call.first)
+        connection = file and file.connection
+        return {'fd': call.first, 'what': str(file), 'n': connection and connection.number}
+
+    def on_end(self, process, call):
+        self.calls.pop(process.pid, None)
+        name = PYTHON.get(call.name, call.name)
+        if 'ERESTART' in call.error:  # a signal decides whether it is called again
+            self.interrupted[process.pid] = name
+            return
+        kind = 'returns' if process.state == 'waits' else 'call'
+        if process.state == 'waits':
+            process.state, process.where = 'runs', ''
+        if mark := re.match(r'"/line/(\d+)"', call.args):
+            self.has_begun, process.line = True, int(mark[1])
+            self.say(process, 'line', 'line', number=process.line)
+        elif handle := HANDLERS.get(name):
+            handle(self, process, call, kind)
+
+def printed(data, size):
+    """Bytes as text of ASCII; what is left out is told."""
+    text = repr(data)[2:-1].replace("\\'", "'")
+    return text + f'… ({size} bytes)' * (size > len(data))
