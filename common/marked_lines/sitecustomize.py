@@ -30,15 +30,24 @@ def on_line(frame, event, arg):
     if event == 'line':
         signal.sigwait([signal.SIGRTMAX])
         os.access(f'/line/{frame.f_lineno}', os.F_OK)
+    elif event == 'return':
+        while (frame := frame.f_back) and not is_shown(frame.f_code.co_filename):
+            pass
+        os.access(f'/back/{frame.f_lineno if frame else 0}', os.F_OK)
     return on_line
 
 
 @wraps(set_handler)
 def set_marked_handler(signum, handler):
-    """signal.signal(): what interrupts on_line() would run without marks, as it is no code of the program."""
+    """signal.signal(): else a handler that interrupts on_line() would run without marks."""
     def run(*args):
-        return sys.call_tracing(handler, args)
+        return sys.call_tracing(run_marked, (handler, args))
     return set_handler(signum, run if hasattr(handler, '__code__') else handler)
+
+
+def run_marked(handler, args):
+    sys.settrace(on_call)  # for Python 3.11, whose call_tracing() traces nothing
+    return handler(*args)
 
 
 folders = [folder for folder in sys.path if os.path.abspath(folder) != FOLDER]

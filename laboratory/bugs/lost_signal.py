@@ -65,7 +65,11 @@ def without_children(server, number):
 
 def children_end_together(server):
     """The server is stopped while the children of some clients end."""
-    with ended_together(server, [children.connect_to_child(server)[0] for _ in range(3)]):
+    clients = []
+    for _ in range(3):
+        clients.append(children.connect_to_child(server)[0])
+        server.let_rest()
+    with ended_together(server, clients):
         pass
     server.let_rest()
 

@@ -77,15 +77,13 @@ def on_exec(steps, process, call, kind):
 
 
 def on_close(steps, process, call, kind):
-    listened = steps.kernel.limit
     closed = steps.kernel.close(process, call.first) if fine(call) else None
-    if not closed:
+    if not closed or closed.file.kind == 'epoll':
         return
     file, key = closed.file, 'close'
     if file.kind == 'listening':
         key = 'close listening' if closed.holders else 'close listening last'
     elif file.connection:
-        gone = file.connection.states['client'] in ('CLOSED', 'TIME_WAIT', 'reset') and not closed.sent
         key = ('close kept' if closed.holders else 'close RST' if closed.sent == 'RST' else 'close gone'
                if 'client' in file.connection.closed else 'close FIN' if closed.sent else 'close')
     steps.say(process, kind, key, call=called('close', call), fd=call.first, what=str(file),
@@ -172,10 +170,12 @@ def on_poll(steps, process, call, kind):
 
 
 def on_sigaction(steps, process, call, kind):
-    if match := re.match(r'(SIG\w+), \{sa_handler=(\w+)', call.args):
+    match = re.match(r'(SIG[A-Z]+\d?), \{sa_handler=(\w+)', call.args)
+    if match and fine(call):
         process.handlers[match[1]] = match[2]
-        key = match[2] if match[2].startswith('SIG_') else 'handler'
-        steps.say(process, kind, key, call=f'signal({match[1]})', signal=match[1])
+        if match[2] != 'SIG_DFL':  # as Python sets it when it ends
+            key = 'SIG_IGN' if match[2] == 'SIG_IGN' else 'handler'
+            steps.say(process, kind, key, call=f'signal({match[1]})', signal=match[1])
 
 
 def on_sigreturn(steps, process, call, kind):

@@ -74,8 +74,8 @@ def files(pid):
 def sockets(port):
     """The TCP sockets with that port at one end, as in a Look; that which listens has no other end (0)."""
     found = {}
-    for path in 2 * ['/proc/net/tcp', '/proc/net/tcp6']:  # again: it is read in pieces, and may miss one
-        for line in re.findall(rf'.*:{port:04X} .*', kernel.read(path)):
+    for path in '/proc/net/tcp', '/proc/net/tcp6':
+        for line in filter(lambda line: f':{port:04X} ' in line, kernel.read(path).splitlines()):
             _, local, remote, state, queues, _, _, _, _, inode, *_ = line.split()
             ends = tuple(int(end.rpartition(':')[2], 16) for end in (local, remote))
             unsent, unread = (int(size, 16) for size in queues.split(':'))
@@ -86,3 +86,60 @@ def sockets(port):
 def is_pending(pid, signum):
     return any(int(kernel.value(f'/proc/{pid}/status', name) or '0', 16) >> (signum - 1) & 1
                for name in ('SigPnd', 'ShdPnd'))
+
+
+def differences(kernel, port, look):
+    """Where a model (see model.py) does not agree with what the kernel has said: a list of sentences."""
+    found = [f'{process.name}: {shown}' for pid, process in kernel.processes.items()
+             for shown in filter(None, [state_differs(process, look.tasks.get(pid)),
+                                        files_differ(process, pid, port, look), pending_differs(process, pid, look)])]
+    for connection in kernel.connections:
+        found += ends_differ(connection, port, look)
+    backlog = len(kernel.backlog())
+    listening = look.sockets.get((port, 0))
+    if (kernel.limit is None) != (listening is None) or listening and listening.unread != backlog:
+        found.append(f'backlog {backlog}, in the kernel {listening}')
+    return found
+
+
+def state_differs(process, task):
+    """'' where they agree."""
+    state = task.state if task else 'X'
+    fits = {'gone': 'X', 'zombie': 'Z', 'stopped': 'Tt', 'runs': 'SR', 'waits': 'S'}[process.state]
+    if state not in fits or process.state == 'waits' and task.is_at_a_line():
+        return f'{process.state}, in the kernel {task}'
+    return ''
+
+
+def files_differ(process, pid, port, look):
+    if process.is_thread or not process.is_alive:
+        return ''
+    ports = {socket.link: other for (own, other), socket in look.sockets.items() if own == port}
+    there = {fd: ports[link] for fd, link in look.files[pid].items() if link in ports}
+    here = {fd: file.connection.port if file.connection else 0 for fd, file in process.table.items()
+            if file.kind == 'listening' or file.connection}
+    here = {fd: other for fd, other in here.items() if (port, other) in look.sockets}  # others are closed
+    return f'descriptors {here}, in the kernel {there}' if here != there else ''
+
+
+def pending_differs(process, pid, look):
+    if process.is_thread or not process.is_alive or process.handlers.get('SIGCHLD', 'SIG_DFL').startswith('SIG_'):
+        return ''
+    here, there = 'SIGCHLD' in process.pending, look.pending[pid]
+    return f'SIGCHLD pending {here}, in the kernel {there}' if here != there else ''
+
+
+def ends_differ(connection, port, look):
+    """A connection whose state is TIME_WAIT may be forgotten already; FIN counts as a byte until it is read."""
+    names = {'server': (port, connection.port), 'client': (connection.port, port)}
+    for end, name in names.items():
+        state, unread = connection.states[end], connection.unread[end]
+        there, other = look.sockets.get(name), look.sockets.get(name[::-1])
+        if state in ('CLOSED', 'reset', 'TIME_WAIT'):
+            fits = not there or there.state == state
+        else:
+            has_fin = state == 'CLOSE_WAIT'
+            fits = there and there.state == state and (
+                there.unread - has_fin <= unread <= there.unread + (other.unsent if other else 0))
+        if not fits:
+            yield f'connection {connection.number}: {end} {state}, {unread} unread, in the kernel {there}'

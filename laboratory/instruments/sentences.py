@@ -40,7 +40,6 @@ SAID = {
                    '{holders:has} connection {n}.',
     # accept
     'accept waits': '{Who} waits in accept(): the backlog is empty.',
-    'accept again': '{Who} is back in accept(): Python has called it again after the signal (PEP 475).',
     'accept': 'accept() takes connection {n} out of the backlog: descriptor {fd} leads to it.',
     'nobody': 'accept() finds the backlog empty, and does not wait (EAGAIN).',
     'EINTR': '{name}() ends with the error EINTR: nothing is wrong, a signal has come.',
@@ -75,7 +74,6 @@ SAID = {
     'continues': 'SIGCONT comes: {who} goes on.',
     # bytes
     'recv waits': '{Who} waits in recv(): the client on {what} has sent nothing that is unread.',
-    'recv again': '{Who} is back in recv(): Python has called it again after the signal (PEP 475).',
     'recv': 'recv() takes {size} bytes out of the buffer of connection {n}.',
     'recv FIN': 'recv() returns no bytes: the client has sent FIN.',
     'recv reset': 'recv() fails: the client has reset the connection (RST).',
@@ -103,9 +101,75 @@ SAID = {
     'dup': '{Who} makes a copy of descriptor {fd} ({what}): {copy}.',
     'pipe': '{Who} makes a pipe.',
     # other calls
+    'again': '{Who} is back in {where}: Python has called it again after the signal (PEP 475).',
     'waits': '{Who} waits in {where}.',
     'ready': '{name}() returns: {count} ready.',
     'times out': '{name}() returns: nothing has happened in its time.',
     'fails': '{name}() fails with {error}.',
 }
-WAITS = '{Who} waits in {what}.'  # where nothing better is said
+MOMENTS = {  # (how much worth a jump, what it is called)
+    'accept': (3, 'accept() takes connection {n} out of the backlog'),
+    'fork': (5, 'fork(): two processes stand on one line'),
+    'thread': (5, 'a thread: no copies'),
+    'handler': (3, '{Who} gets a handler for {signal}'),
+    'close kept': (9, '{Who} closes its copy: no FIN, {holders} still {holders:has} one'),
+    'close FIN': (8, '{Who} closes the last copy: FIN'),
+    'close RST': (9, '{Who} closes with bytes unread: RST'),
+    'exit FIN': (7, '{Who} ends, and the kernel sends FIN for it'),
+    'shutdown': (7, 'shutdown() sends FIN'),
+    'in vain end': (9, '{Who} hangs: FIN has not come'),
+    'in vain reply': (8, '{Who} waits for its reply'),
+    'in vain backlog': (9, '{Who} waits in the backlog'),
+    'closes CLOSE_WAIT': (8, '{Who} has gone: CLOSE_WAIT'),
+    'zombie': (8, '{Who} is a zombie'),
+    'merged': (9, 'a SIGCHLD that adds nothing: one is pending already'),
+    'more zombies': (9, 'one SIGCHLD, one wait(), and zombies are left'),
+    'reaped': (6, '{Who} asks how {child} ended'),
+    'none ended': (6, 'WNOHANG: {who} does not wait'),
+    'wait waits': (7, '{Who} waits in wait()'),
+    'interrupts': (6, '{signal} interrupts {where}'),
+    'EINTR': (7, '{name}() ends with EINTR'),
+    'again': (6, 'Python calls {where} again'),
+    'no handler': (5, 'a SIGCHLD, and no handler'),
+    'stopped': (7, '{Who} is stopped'),
+    'continues': (5, '{Who} goes on'),
+    'exit status': (9, '{Who} ends with exit status {status}'),
+    'killed': (9, '{signal} kills {who}'),
+    'ready': (2, '{name}() says what is ready'),
+}
+
+
+def told(step):
+    """The sentence of a step."""
+    values = Names.of(step)
+    return ' '.join(SAID.get(key, SAID['waits'] if step.kind == 'waits' else key).format_map(values)
+                    for key in step.keys)
+
+
+class Names(list):
+    """Names in a sentence: 'the server and child 1'; with a verb in the format: whether they 'has' or 'have'."""
+
+    def __format__(self, verb):
+        if verb:
+            return verb if len(self) == 1 else {'has': 'have'}[verb]
+        names = [called(name) for name in self]
+        return ' and '.join(filter(None, [', '.join(names[:-1]), *names[-1:]])) or 'nobody'
+
+    @classmethod
+    def of(cls, step):
+        """The values of a step as sentences have them."""
+        values = {name: cls(value) if isinstance(value, list) else value for name, value in step.values.items()}
+        who = called(step.who)
+        values |= {name: called(values[name]) for name in ('child', 'parent') if values.get(name)}
+        places = [f'{called(name)} waits in {where}' for name, where in values.get('places', ())]
+        return values | {'who': who, 'Who': begun(who), 'Places': begun(' and '.join(places) or 'nobody serves it'),
+                         'fds': ' and '.join(values.get('fds', ()))}
+
+
+def called(name):
+    return 'the server' if name == 'server' else name
+
+
+def begun(text):
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]

@@ -13,6 +13,7 @@ from laboratory.instruments.timeline import FORKS, parse
 
 SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
 CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
+MARK = re.compile(r'"/(line|back)/(\d+)"')  # a line begins, or what it has called has returned
 SHOWN = 200  # bytes of what a client sends and gets
 TURN = '[RT_32]'  # what a line waits for, see common/marked_lines
 FIRST_PORT = 50001  # of clients, as it is shown
@@ -128,9 +129,11 @@ class Steps:
         process.main.pending.discard(name)
         sender = self.kernel.processes.get(int(pid or 0))
         values = {'signal': name, 'child': sender and sender.name}
+        if process.state == 'stopped':  # SIGCONT has come, though others may be delivered before it
+            process.state = process.was
+            self.say(process, 'signal', 'continues')
         if name == 'SIGCONT':
-            process.state = process.was if process.state == 'stopped' else process.state
-            self.say(process, 'signal', 'continues', **values)
+            pass
         elif process.handlers.get(name, 'SIG_DFL') in ('SIG_DFL', 'SIG_IGN'):
             if name == 'SIGCHLD':
                 self.say(process, 'signal', code, 'no handler', **values)
@@ -157,7 +160,7 @@ class Steps:
         self.calls.pop(process.pid, None)
         closed = self.kernel.exit(process)
         sent = [each for each in closed if each.sent]
-        keys = ['killed' if signal else 'thread ends' if process.is_thread else 'exit']
+        keys = ['killed' if signal else 'thread ends' if process.is_thread else 'exit' if status == '0' else 'exit status']
         keys += ['exit FIN'] * bool(sent)
         if process.state == 'zombie':
             keys += ['zombie'] + ['merged'] * self.notify(process)
@@ -207,8 +210,8 @@ class Steps:
         name = PYTHON.get(call.name, call.name)
         process.state, process.where = 'waits', f'{name}()'
         again = self.interrupted.pop(process.pid, None) == name
-        self.say(process, 'waits', f'{name} again' if again else f'{name} waits', call=called(name, call),
-                 **self.about(process, call))
+        self.say(process, 'waits', 'again' if again else f'{name} waits', call=called(name, call),
+                 where=process.where, **self.about(process, call))
 
     def about(self, process, call):
         """What a sentence may say of the file that a call is about."""
@@ -225,9 +228,10 @@ class Steps:
         kind = 'returns' if process.state == 'waits' else 'call'
         if process.state == 'waits':
             process.state, process.where = 'runs', ''
-        if mark := re.match(r'"/line/(\d+)"', call.args):
-            self.has_begun, process.line = True, int(mark[1])
-            self.say(process, 'line', 'line', number=process.line)
+        if mark := MARK.match(call.args):
+            self.has_begun, process.line = True, int(mark[2]) or process.line
+            if mark[1] == 'line':
+                self.say(process, 'line', 'line', number=process.line)
         elif handle := HANDLERS.get(name):
             handle(self, process, call, kind)
 

@@ -1,7 +1,7 @@
 """A server whose processes run in turns, one line of Python at a time, while strace writes down what they do.
 
 Where several processes run at once, their order is chance. Here it is always the same: a line is begun when
-all others rest, and the process that has run goes on until it waits. The clients act between two lines.
+all others rest, and the oldest process goes on until it waits. The clients act between two lines.
 """
 import ctypes
 import re
@@ -20,7 +20,7 @@ from laboratory.instruments.timeline import CALLS
 MORE_CALLS = ['access', 'connect', '?epoll_create', 'epoll_create1', 'exit_group', 'kill', '?pipe', 'pipe2',
               'rt_sigaction', 'setsockopt', 'socket', 'socketpair']
 STRACE = ['strace', '-f', '-q', '--seccomp-bpf', '-s', '300', '-e', f'trace={",".join([*CALLS, *MORE_CALLS])}']
-AT_A_STRETCH = 200  # lines of one process, then another has its turn
+AT_A_STRETCH = 200  # lines of one process, then another has a turn
 MOST_TURNS = 2000
 BUSY = 3  # seconds after which a server that does not rest is not waited for
 PAUSE = 0.0005  # seconds between two looks at what may move
@@ -106,19 +106,18 @@ class StagedServer(ServerProcess):
         if self.port and not all(map(CHANGES_NOTHING.search, self.story[self.seen:])):
             self.note(f'look {len(self.looks)}')
             self.looks.append(look(tasks, self.port))
-        self.seen = len(self.story)
+            self.seen = len(self.story)
         self.order += sorted(task.tid for task in tasks if task.tid not in self.order)
         return sorted((task for task in tasks if task.is_at_a_line()), key=lambda t: self.order.index(t.tid))
 
     def give_turn(self, waiting):
-        """Let one of them begin its line: the one that had the last turn, unless it had too many."""
-        same = [task for task in waiting if task.tid == self.last]
-        if not same or self.stretch == AT_A_STRETCH:
-            place = self.order.index(self.last) if self.last else -1
-            same = [task for task in waiting if self.order.index(task.tid) > place] * bool(same) or waiting
-            self.last, self.stretch = same[0].tid, 0
-        self.turns, self.stretch = self.turns + 1, self.stretch + 1
-        ctypes.CDLL(None).tgkill(same[0].pid, same[0].tid, signal.SIGRTMAX)
+        """Let the oldest of them begin its line; where it has had many, another one."""
+        task = waiting[0]
+        self.stretch = self.stretch + 1 if task.tid == self.last else 1
+        if self.stretch > AT_A_STRETCH:
+            task, self.stretch = waiting[-1], 0
+        self.turns, self.last = self.turns + 1, task.tid
+        ctypes.CDLL(None).tgkill(task.pid, task.tid, signal.SIGRTMAX)
 
     def read_trace(self):
         """Add to the story what strace has written; the last call may go on in the next piece."""
