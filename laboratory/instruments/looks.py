@@ -5,8 +5,9 @@ import signal
 from typing import NamedTuple
 
 from laboratory.instruments import kernel
+from laboratory.instruments.connection import GONE
 
-WHERE = {'hrtimer_nanosleep': 'sleep()', 'do_sys_poll': 'poll()', 'do_select': 'select()'}  # it waits, if there
+WHERE = {'hrtimer_nanosleep': 'sleep()', 'do_sigtimedwait': 'sigwait()', 'futex_wait_queue': 'a lock'}
 
 
 class Task(NamedTuple):
@@ -88,7 +89,7 @@ def is_pending(pid, signum):
                for name in ('SigPnd', 'ShdPnd'))
 
 
-def differences(kernel, port, look):
+def differences(kernel, look, port):
     """Where a model (see model.py) does not agree with what the kernel has said: a list of sentences."""
     found = [f'{process.name}: {shown}' for pid, process in kernel.processes.items()
              for shown in filter(None, [state_differs(process, look.tasks.get(pid)),
@@ -117,8 +118,7 @@ def files_differ(process, pid, port, look):
     ports = {socket.link: other for (own, other), socket in look.sockets.items() if own == port}
     there = {fd: ports[link] for fd, link in look.files[pid].items() if link in ports}
     here = {fd: file.connection.port if file.connection else 0 for fd, file in process.table.items()
-            if file.kind == 'listening' or file.connection}
-    here = {fd: other for fd, other in here.items() if (port, other) in look.sockets}  # others are closed
+            if file.kind == 'listening' or file.connection and file.connection.states['server'] not in GONE}
     return f'descriptors {here}, in the kernel {there}' if here != there else ''
 
 
@@ -135,7 +135,7 @@ def ends_differ(connection, port, look):
     for end, name in names.items():
         state, unread = connection.states[end], connection.unread[end]
         there, other = look.sockets.get(name), look.sockets.get(name[::-1])
-        if state in ('CLOSED', 'reset', 'TIME_WAIT'):
+        if state in GONE:
             fits = not there or there.state == state
         else:
             has_fin = state == 'CLOSE_WAIT'

@@ -166,5 +166,4 @@ class Kernel:
         return {'client': f'client {connection.number}',
                 'server_end': connection.states['server'], 'client_end': connection.states['client'],
                 'to_server': connection.unread['server'], 'to_client': connection.unread['client'],
-                'in_backlog': connection in self.backlog(),
-                'holders': [f'{process.name} {fd}' for process, fd in self.holders_of(connection)]}
+                'in_backlog': connection in self.backlog()}

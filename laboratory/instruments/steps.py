@@ -7,6 +7,7 @@ from ast import literal_eval
 from typing import NamedTuple
 
 from laboratory.instruments.looks import WHERE
+from common.stages import ROOT
 from laboratory.instruments.calls import HANDLERS, PYTHON, called
 from laboratory.instruments.model import Kernel
 from laboratory.instruments.timeline import FORKS, parse
@@ -15,7 +16,6 @@ SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---
 CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
 MARK = re.compile(r'"/(line|back)/(\d+)"')  # a line begins, or what it has called has returned
 SHOWN = 200  # bytes of what a client sends and gets
-TURN = '[RT_32]'  # what a line waits for, see common/marked_lines
 FIRST_PORT = 50001  # of clients, as it is shown
 
 
@@ -52,6 +52,7 @@ class Steps:
         self.steps, self.differs, self.clients = [], [], {}
         self.output, self.has_begun, self.in_vain = '', False, set()
         self.calls, self.interrupted = {}, {}  # in which call a process is; which one a signal has interrupted
+        self.returned = set()  # the processes that have come back to a line, from what was called there
         self.forks = {int(call.result): call for what, call in parsed
                       if what == 'ends' and call.name in FORKS and call.result.isdigit()}
         self.numbers = {str(port): '8888'}  # what is shown for pids and ports, which are others in each run
@@ -70,8 +71,9 @@ class Steps:
         return self.kernel.processes.get(pid)
 
     def normal(self, text):
-        """A text with pids and ports that are the same in each run."""
+        """A text with pids, ports and paths that are the same in each run."""
         pids = {str(pid): str(process.number) for pid, process in self.kernel.processes.items()}
+        text = text.replace(f'{ROOT}/', '')
         return re.sub(r'\d+', lambda number: (pids | self.numbers).get(number[0], number[0]), text)
 
     def say(self, who, kind, *keys, call='', **values):
@@ -202,14 +204,13 @@ class Steps:
     # system calls
 
     def on_begin(self, process, call):
-        if not call.args.startswith(TURN):
-            self.calls[process.pid] = call
+        self.calls[process.pid] = call
 
     def on_wait(self, process, call):
         """It has begun to wait in a call."""
         name = PYTHON.get(call.name, call.name)
         process.state, process.where = 'waits', f'{name}()'
-        again = self.interrupted.pop(process.pid, None) == name
+        again = self.interrupted.pop(process.pid, None) == name and process.pid in self.returned
         self.say(process, 'waits', 'again' if again else f'{name} waits', call=called(name, call),
                  where=process.where, **self.about(process, call))
 
@@ -231,7 +232,10 @@ class Steps:
         if mark := MARK.match(call.args):
             self.has_begun, process.line = True, int(mark[2]) or process.line
             if mark[1] == 'line':
+                self.returned.discard(process.pid)
                 self.say(process, 'line', 'line', number=process.line)
+            else:
+                self.returned.add(process.pid)
         elif handle := HANDLERS.get(name):
             handle(self, process, call, kind)
 

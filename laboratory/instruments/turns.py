@@ -19,14 +19,16 @@ from laboratory.instruments.timeline import CALLS
 
 MORE_CALLS = ['access', 'connect', '?epoll_create', 'epoll_create1', 'exit_group', 'kill', '?pipe', 'pipe2',
               'rt_sigaction', 'setsockopt', 'socket', 'socketpair']
-STRACE = ['strace', '-f', '-q', '--seccomp-bpf', '-s', '300', '-e', f'trace={",".join([*CALLS, *MORE_CALLS])}']
+NO_CALLS = {'rt_sigtimedwait'}  # in which lines wait for their turn
+STRACE = ['strace', '-f', '-q', '--seccomp-bpf', '-s', '300',
+          '-e', f'trace={",".join({*CALLS, *MORE_CALLS} - NO_CALLS)}']
 AT_A_STRETCH = 200  # lines of one process, then another has a turn
-MOST_TURNS = 2000
+MOST_TURNS = 1000
 BUSY = 3  # seconds after which a server that does not rest is not waited for
 PAUSE = 0.0005  # seconds between two looks at what may move
 RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5)
 BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
-CHANGES_NOTHING = re.compile(r'access\(|rt_sigtimedwait.*(\[RT_|SIGRT_)')
+MARK = re.compile(r'\d+ +access\(')
 TOLD = 200  # bytes of what a client sends or receives
 NO_LINGER = struct.pack('ii', 1, 0)  # close() sends RST, see socket(7)
 
@@ -103,7 +105,7 @@ class StagedServer(ServerProcess):
 
     def looked_at(self, tasks):
         """Note what the kernel says where something has happened since; return those that wait for a turn."""
-        if self.port and not all(map(CHANGES_NOTHING.search, self.story[self.seen:])):
+        if self.port and not all(map(MARK.match, self.story[self.seen:])):
             self.note(f'look {len(self.looks)}')
             self.looks.append(look(tasks, self.port))
             self.seen = len(self.story)

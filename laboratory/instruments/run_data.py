@@ -1,12 +1,8 @@
-"""The data of a replay, and the page with it: its steps, folded and told, each with what has changed."""
-import json
+"""The data of a replay: its steps, folded and told, each with what has changed since the one before."""
 from itertools import groupby
-from pathlib import Path
 
 from laboratory.instruments.sentences import MOMENTS, Names, told
 
-TEMPLATE = Path(__file__).with_name('replay.html')
-PLACE = '<script type="application/json" id="run">'
 BARE = 'while True:', 'try:', 'else:', 'finally:'  # lines on which nothing happens
 MANY = 4  # so many steps of a kind in a row are folded
 MOST_STEPS = 600
@@ -15,7 +11,7 @@ MOST_LINES = 1000  # of a file
 
 
 def data(name, scene, command, file, source, steps):
-    """What is in a replay: see the names in the page, replay.html."""
+    """What is in a replay; steps are counted from 1."""
     lines = source.splitlines()[:MOST_LINES]
     steps = folded([step for step in steps if not (step.kind == 'line' and is_bare(lines, step.line))])
     left_out = len(steps) - MOST_STEPS
@@ -71,18 +67,12 @@ def changed(before, after):
 def moments(steps):
     """The steps that are worth a jump, the weightiest of each kind of moment, in their order."""
     found = {}
-    for number, step in enumerate(steps):
+    for number, step in enumerate(steps, 1):
         for key in step.keys:
             if key in MOMENTS and key not in found:
                 weight, words = MOMENTS[key]
                 found[key] = -weight, number, words.format_map(Names.of(step))
-    best = {number: words for _, number, words in sorted(found.values(), reverse=True)}
-    numbers = sorted(list(best)[:MOST_MOMENTS])
-    return [{'step': number, 'says': best[number]} for number in numbers]
-
-
-def page(run):
-    """The page of a replay, with its data, of which no text can end the element."""
-    before, begin, rest = TEMPLATE.read_text().partition(PLACE)
-    end = rest.index('</script>')
-    return before + begin + json.dumps(run, separators=(',', ':')).replace('<', '\\u003c') + rest[end:]
+    best = {}
+    for _, number, words in sorted(found.values()):
+        best.setdefault(number, words)
+    return [{'step': number, 'says': best[number]} for number in sorted(list(best)[:MOST_MOMENTS])]
