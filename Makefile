@@ -4,11 +4,13 @@ PYTHON ?= python3
 STAGES := $(subst /,-,$(patsubst %/server.py,%,$(wildcard part*/server.py part*/*/server.py)))
 DIFFS := $(addprefix diff-,$(STAGES))
 TRACES := $(addprefix trace-,$(STAGES))
+REPLAYS := $(addprefix replay-,$(STAGES))
 BUGS := $(subst _,-,$(patsubst laboratory/bugs/%.py,bug-%,\
 	$(filter-out %/__init__.py,$(wildcard laboratory/bugs/*.py))))
-HELPS := $(addprefix help-,learn bug watch trace grade matrix bench client diff readmes pictures)
-COMMANDS := help help-stages learn diff watch trace grade matrix bench client test corpus lint readmes pictures clean
-ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(BUGS) $(HELPS)
+HELPS := $(addprefix help-,learn bug watch trace replay grade matrix bench client diff readmes pictures)
+COMMANDS := help help-stages learn diff watch trace replay replays grade matrix bench client test corpus lint readmes \
+	pictures clean
+ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(REPLAYS) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
 FOLDERS := $(wildcard */ */*/)
@@ -63,6 +65,17 @@ $(TRACES): trace-%:
 
 trace:
 	$(VENV) laboratory.trace
+
+## make replay-part3-v1.2: step through a run in a browser (Linux)
+$(REPLAYS): replay-%:
+	$(VENV) laboratory.replay $*
+
+replay:
+	$(VENV) laboratory.replay
+
+## make replays: makes all replays anew
+replays:
+	$(VENV) laboratory.replay all
 
 ## make grade SERVER='python3 my.py': which stage does yours behave like?
 grade:

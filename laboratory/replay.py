@@ -12,6 +12,7 @@ Nothing in it is drawn by hand: strace sees the calls, and the lines come from t
 strace does not tell is worked out, and compared with /proc: where they disagree, no page is written.
 """
 import os
+import re
 import sys
 from functools import partial
 from typing import NamedTuple
@@ -31,6 +32,7 @@ from laboratory.instruments.timeline import need_strace
 from laboratory.instruments.turns import StagedServer
 
 FOLDER, OWN = stages.ROOT / 'replays', stages.ROOT / 'my/replay.html'
+ONE_REQUEST = 'A client sends a request and waits for the end of the reply.'
 MARKED_LINES = stages.ROOT / 'common/marked_lines'
 REPLAYS = """
 part1
@@ -49,7 +51,7 @@ part3-final stopped-child
 part3-threads silent-client
 part4-v1.0
 part4-v1.1
-part4-v1.2 dead-worker
+part4-v1.2
 part4-v2.0
 """.strip().splitlines()  # those that make replays writes: a stage and its scene
 
@@ -61,6 +63,7 @@ class Play(NamedTuple):
     words: list
     file: str  # the path whose lines are shown, '' for none
     scene: object
+    does: str  # what the clients do, in a sentence
     env: dict
     bounds: Bounds | None = None
 
@@ -71,6 +74,12 @@ def find_scene(name):
     if name and not bug:
         sys.exit(f'SCENE={name} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
     return bug
+
+
+def told(bug, pep475):
+    """What the clients of a scene do."""
+    scene = ONE_REQUEST if not bug or bug.scene is one_request else re.match(r'[^:.]*', bug.scene.__doc__)[0] + '.'
+    return scene + ' The server has the accept() of Python 2.' * (pep475 == 'off')
 
 
 def environment(bug, port, pep475):
@@ -88,7 +97,7 @@ def of_stage(stage, scene='', pep475=None):
     words = [sys.executable, str(stages.ROOT / stage.server), *arguments]
     name, typed = f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}' + f' SCENE={scene}' * bool(scene)
     return Play(name, typed, words, str((stages.ROOT / stage.server).resolve()),
-                bug.scene if bug else one_request, environment(bug, free_port(), pep475))
+                bug.scene if bug else one_request, told(bug, pep475), environment(bug, free_port(), pep475))
 
 
 def of_own(command, scene='', pep475=None):
@@ -98,7 +107,7 @@ def of_own(command, scene='', pep475=None):
     named = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
     words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
     return Play('your server', f"make replay SERVER='{command}'" + f' SCENE={scene}' * bool(scene), words,
-                (named or [''])[0], bug.scene if bug else one_request, environment(bug, port, pep475),
+                (named or [''])[0], bug.scene if bug else one_request, told(bug, pep475), environment(bug, port, pep475),
                 Bounds(PROCESSES, SECONDS, OUTPUT))
 
 
@@ -118,8 +127,7 @@ def played(play):
     if play.file:
         with open(play.file, errors='backslashreplace') as file:
             source = file.read()
-    does = play.scene.__doc__.split('\n')[0].split(': ')[0].rstrip('.') + '.'
-    return data(play.name, does, play.command, os.path.basename(play.file), source, steps.steps)
+    return data(play.name, play.does, play.command, os.path.basename(play.file), source, steps.steps)
 
 
 def write(path, text):

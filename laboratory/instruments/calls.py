@@ -94,19 +94,16 @@ def on_recv(steps, process, call, kind):
     file = process.table.get(call.first)
     if not file or file.kind not in ('connection', 'pipe'):
         return
-    about, shown = steps.about(process, call), called(call_name(file, 'recv', 'read'), call, call.result if fine(call) else error(call))
+    name = 'recv' if file.connection else 'read'
+    about, shown = steps.about(process, call), called(name, call, call.result if fine(call) else error(call))
     if not fine(call):
         key = {'EAGAIN': 'nothing', 'ECONNRESET': 'recv reset'}.get(error(call), 'fails')
-        return steps.say(process, kind, key, call=shown, error=error(call), name='recv', **about)
+        return steps.say(process, kind, key, call=shown, error=error(call), name=name, **about)
     if not file.connection:
         return steps.say(process, kind, 'read pipe', call=shown, size=call.result, **about)
     file.connection.receive('server', int(call.result))
     steps.say(process, kind, 'recv' if call.result != '0' else 'recv FIN', call=shown, size=call.result,
               left=file.connection.unread['server'], **about)
-
-
-def call_name(file, ofsocket, other):
-    return ofsocket if file.connection else other
 
 
 def on_send(steps, process, call, kind):
@@ -215,7 +212,7 @@ def on_epoll(steps, process, call, kind):
 
 HANDLERS = {
     'socket': on_socket, 'bind': on_bind, 'listen': on_listen, 'accept': on_accept, 'fork': on_fork,
-    'execve': on_exec, 'close': on_close, 'recv': on_recv, 'send': on_send, 'shutdown': on_shutdown,
+    'execve': on_exec, 'close': on_close, 'recv': on_recv, 'read': on_recv, 'send': on_send, 'write': on_send, 'shutdown': on_shutdown,
     'setsockopt': on_setsockopt, 'wait': on_wait4, 'select': on_poll, 'poll': on_poll, 'epoll_wait': on_poll,
     'rt_sigaction': on_sigaction, 'rt_sigreturn': on_sigreturn, 'kill': on_kill, 'dup': on_dup, 'dup2': on_dup,
     'dup3': on_dup, 'fcntl': on_dup, 'pipe': on_pipe, 'epoll_create': on_epoll,

@@ -44,7 +44,7 @@ SAID = {
     'nobody': 'accept() finds the backlog empty, and does not wait (EAGAIN).',
     'EINTR': '{name}() ends with the error EINTR: nothing is wrong, a signal has come.',
     # processes
-    'fork': 'fork() makes {child}, a copy of {who}: both stand on this line, and both have descriptors {fds}.',
+    'fork': 'fork() makes {child}, a copy of {who}: both stand on this line, and both have {fds}.',
     'thread': '{Who} starts {child}. It shares all descriptors of its process: there are no copies.',
     'exec': '{Who} runs another program from here.',
     'exit': '{Who} ends.',
@@ -78,6 +78,7 @@ SAID = {
     'recv FIN': 'recv() returns no bytes: the client has sent FIN.',
     'recv reset': 'recv() fails: the client has reset the connection (RST).',
     'nothing': 'recv() finds nothing, and does not wait (EAGAIN).',
+    'read waits': '{Who} waits in read(): nothing has been written into the pipe.',
     'read pipe': '{Who} reads {size} bytes from a pipe.',
     'send waits': '{Who} waits in send(): the buffer of connection {n} is full, as the client does not read.',
     'send': 'send() puts {size} bytes into the buffer of connection {n}. They go to the client at once.',
@@ -103,8 +104,8 @@ SAID = {
     # other calls
     'again': '{Who} is back in {where}: Python has called it again after the signal (PEP 475).',
     'waits': '{Who} waits in {where}.',
-    'ready': '{name}() returns: {count} ready.',
-    'times out': '{name}() returns: nothing has happened in its time.',
+    'ready': '{name}() returns: something is ready.',
+    'times out': '{name}() returns 0: nothing is ready.',
     'fails': '{name}() fails with {error}.',
 }
 MOMENTS = {  # (how much worth a jump, what it is called)
@@ -161,9 +162,10 @@ class Names(list):
         values = {name: cls(value) if isinstance(value, list) else value for name, value in step.values.items()}
         who = called(step.who)
         values |= {name: called(values[name]) for name in ('child', 'parent') if values.get(name)}
+        fds = values.get('fds', ())
         places = [f'{called(name)} waits in {where}' for name, where in values.get('places', ())]
         return values | {'who': who, 'Who': begun(who), 'Places': begun(' and '.join(places) or 'nobody serves it'),
-                         'fds': ' and '.join(values.get('fds', ()))}
+                         'fds': f'descriptor{"s" * (len(fds) > 1)} {" and ".join(fds)}'}
 
 
 def called(name):

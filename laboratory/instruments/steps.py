@@ -10,12 +10,13 @@ from laboratory.instruments.looks import WHERE
 from common.stages import ROOT
 from laboratory.instruments.calls import HANDLERS, PYTHON, called
 from laboratory.instruments.model import Kernel
-from laboratory.instruments.timeline import FORKS, parse
+from laboratory.instruments.timeline import FORKS, WAIT, parse
 
 SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
 CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
 MARK = re.compile(r'"/(line|back)/(\d+)"')  # a line begins, or what it has called has returned
 SHOWN = 200  # bytes of what a client sends and gets
+DATE, ONE_DATE = re.compile(r'\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT'), 'Thu, 01 Jan 2026 00:00:00 GMT'
 FIRST_PORT = 50001  # of clients, as it is shown
 
 
@@ -52,12 +53,13 @@ class Steps:
         self.steps, self.differs, self.clients = [], [], {}
         self.output, self.has_begun, self.in_vain = '', False, set()
         self.calls, self.interrupted = {}, {}  # in which call a process is; which one a signal has interrupted
+        self.ending = set()  # the processes that end with all of their threads
         self.returned = set()  # the processes that have come back to a line, from what was called there
         self.forks = {int(call.result): call for what, call in parsed
                       if what == 'ends' and call.name in FORKS and call.result.isdigit()}
         self.numbers = {str(port): '8888'}  # what is shown for pids and ports, which are others in each run
         self.kernel.start(server or next(call.pid for what, call in parsed if what == 'begins'))
-        for what, step in parsed:
+        for what, step in in_order(parsed):
             if what == 'other':
                 self.on_other(*step)
             elif process := self.process(step.pid):
@@ -73,7 +75,7 @@ class Steps:
     def normal(self, text):
         """A text with pids, ports and paths that are the same in each run."""
         pids = {str(pid): str(process.number) for pid, process in self.kernel.processes.items()}
-        text = text.replace(f'{ROOT}/', '')
+        text = DATE.sub(ONE_DATE, text.replace(f'{ROOT}/', ''))
         return re.sub(r'\d+', lambda number: (pids | self.numbers).get(number[0], number[0]), text)
 
     def say(self, who, kind, *keys, call='', **values):
@@ -131,13 +133,14 @@ class Steps:
         process.main.pending.discard(name)
         sender = self.kernel.processes.get(int(pid or 0))
         values = {'signal': name, 'child': sender and sender.name}
-        if process.state == 'stopped':  # SIGCONT has come, though others may be delivered before it
-            process.state = process.was
-            self.say(process, 'signal', 'continues')
+        for stopped in process, code == 'CLD_CONTINUED' and sender:  # SIGCONT may be delivered after others
+            if stopped and stopped.state == 'stopped':
+                stopped.state = stopped.was
+                self.say(stopped, 'signal', 'continues')
         if name == 'SIGCONT':
             pass
         elif process.handlers.get(name, 'SIG_DFL') in ('SIG_DFL', 'SIG_IGN'):
-            if name == 'SIGCHLD':
+            if name == 'SIGCHLD' and sender and sender.state != 'gone':
                 self.say(process, 'signal', code, 'no handler', **values)
         else:
             keys = ['interrupts'] * (process.state == 'waits') or ['handler next']
@@ -160,7 +163,10 @@ class Steps:
 
     def on_exit(self, process, status, signal):
         self.calls.pop(process.pid, None)
+        is_part = process.is_thread and (signal or process.main in self.ending)  # of the end of its process
         closed = self.kernel.exit(process)
+        if is_part:
+            return
         sent = [each for each in closed if each.sent]
         keys = ['killed' if signal else 'thread ends' if process.is_thread else 'exit' if status == '0' else 'exit status']
         keys += ['exit FIN'] * bool(sent)
@@ -205,14 +211,22 @@ class Steps:
 
     def on_begin(self, process, call):
         self.calls[process.pid] = call
+        if call.name == 'exit_group':
+            self.ending.add(process.main)
 
     def on_wait(self, process, call):
         """It has begun to wait in a call."""
-        name = PYTHON.get(call.name, call.name)
+        name = self.name_of(process, call)
         process.state, process.where = 'waits', f'{name}()'
         again = self.interrupted.pop(process.pid, None) == name and process.pid in self.returned
         self.say(process, 'waits', 'again' if again else f'{name} waits', call=called(name, call),
                  where=process.where, **self.about(process, call))
+
+    def name_of(self, process, call):
+        """What a call is called here: to read from a connection is recv()."""
+        file = process.table.get(call.first)
+        is_file = call.name in ('read', 'write') and not (file and file.connection)
+        return call.name if is_file else PYTHON.get(call.name, call.name)
 
     def about(self, process, call):
         """What a sentence may say of the file that a call is about."""
@@ -222,8 +236,8 @@ class Steps:
 
     def on_end(self, process, call):
         self.calls.pop(process.pid, None)
-        name = PYTHON.get(call.name, call.name)
-        if 'ERESTART' in call.error:  # a signal decides whether it is called again
+        name = self.name_of(process, call)
+        if call.result == '?':  # a signal decides whether it is called again, or this is the end
             self.interrupted[process.pid] = name
             return
         kind = 'returns' if process.state == 'waits' else 'call'
@@ -239,7 +253,16 @@ class Steps:
         elif handle := HANDLERS.get(name):
             handle(self, process, call, kind)
 
+def in_order(parsed):
+    """What strace has seen, where calls of several processes that have waited for the same end by their age."""
+    for at in range(1, len(parsed)):
+        (before, first), (what, second) = parsed[at - 1:at + 1]
+        if before == what == 'ends' and {first.name, second.name} <= {*WAIT} and first.pid > second.pid:
+            parsed[at - 1:at + 1] = (what, second), (before, first)
+    return parsed
+
+
 def printed(data, size):
     """Bytes as text of ASCII; what is left out is told."""
-    text = repr(data)[2:-1].replace("\\'", "'")
+    text = DATE.sub(ONE_DATE, repr(data)[2:-1].replace("\\'", "'"))
     return text + f'… ({size} bytes)' * (size > len(data))
