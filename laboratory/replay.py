@@ -21,17 +21,18 @@ from common import settings, stages
 from laboratory.bugs import BUGS
 from laboratory.instruments.client import one_request
 from laboratory.instruments.looks import differences
-from laboratory.instruments.own import LIMITS, OUTPUT, PROCESSES, SECONDS, as_run
-from laboratory.instruments.process import Bounds, free_port, server_path
+from laboratory.instruments.own import LIMITS, OUTPUT, SECONDS, as_run
+from laboratory.instruments.process import Bounds, ServerFailed, free_port, server_path
 from laboratory.instruments.replay_page import index, page
 from laboratory.instruments.run_data import data
 from laboratory.instruments.saves import files_in, is_built
 from laboratory.instruments.steps import Steps
 from laboratory.instruments.terminal import console, run
 from laboratory.instruments.timeline import need_strace
-from laboratory.instruments.turns import StagedServer
+from laboratory.instruments.turns import MOST_TURNS, StagedServer
 
 FOLDER, OWN = stages.ROOT / 'replays', stages.ROOT / 'my/replay.html'
+MOST_PROCESSES = 40  # of the reader's server at the same time, with strace and a shell
 ONE_REQUEST = 'A client sends a request and waits for the end of the reply.'
 MARKED_LINES = stages.ROOT / 'common/marked_lines'
 REPLAYS = """
@@ -108,7 +109,7 @@ def of_own(command, scene='', pep475=None):
     words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
     return Play('your server', f"make replay SERVER='{command}'" + f' SCENE={scene}' * bool(scene), words,
                 (named or [''])[0], bug.scene if bug else one_request, told(bug, pep475), environment(bug, port, pep475),
-                Bounds(PROCESSES, SECONDS, OUTPUT))
+                Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
 
 def played(play):
@@ -119,6 +120,8 @@ def played(play):
         except OSError as error:
             console.print(f'A request has failed: {error}', markup=False)
         server.let_rest()
+        if server.turns == MOST_TURNS:
+            server.note('goes on')
         story, port = [*server.story], server.port
         steps = Steps(story, server.looks, server.pid, port, partial(differences, port=port))
     if steps.differs:

@@ -85,7 +85,7 @@ def on_close(steps, process, call, kind):
         key = 'close listening' if closed.holders else 'close listening last'
     elif file.connection:
         key = ('close kept' if closed.holders else 'close RST' if closed.sent == 'RST' else 'close gone'
-               if 'client' in file.connection.closed else 'close FIN' if closed.sent else 'close')
+               if 'client' in file.connection.closed else 'close FIN' if closed.sent else 'close late')
     steps.say(process, kind, key, call=called('close', call), fd=call.first, what=str(file),
               n=file.connection and file.connection.number, holders=closed.holders, unread=closed.unread)
 
@@ -116,8 +116,9 @@ def on_send(steps, process, call, kind):
     if not fine(call):
         key = {'EAGAIN': 'full', 'EPIPE': 'send reset', 'ECONNRESET': 'send reset'}.get(error(call), 'fails')
         return steps.say(process, kind, key, call=shown, error=error(call), name='send', **about)
+    file.connection.early = 0
     is_reset = file.connection.send('server', int(call.result))
-    steps.say(process, kind, 'send and is reset' if is_reset else 'send', call=shown, size=call.result, **about)
+    steps.say(process, kind, 'send and is reset' if is_reset else 'sent' if kind == 'returns' else 'send', call=shown, size=call.result, **about)
 
 
 def on_print(steps, process, call, kind):

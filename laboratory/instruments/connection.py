@@ -18,6 +18,7 @@ class Connection:
         self.number, self.port = number, port  # that of the client
         self.states = dict.fromkeys(['server', 'client'], 'ESTABLISHED')
         self.unread = dict.fromkeys(['server', 'client'], 0)
+        self.early = 0  # bytes that a send() has sent which waits for room for the rest
         self.closed = set()  # the ends that no process has any more
         self.in_backlog = True
 

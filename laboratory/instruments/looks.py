@@ -133,7 +133,7 @@ def ends_differ(connection, port, look):
     """A connection whose state is TIME_WAIT may be forgotten already; FIN counts as a byte until it is read."""
     names = {'server': (port, connection.port), 'client': (connection.port, port)}
     for end, name in names.items():
-        state, unread = connection.states[end], connection.unread[end]
+        state, unread = connection.states[end], connection.unread[end] + connection.early * (end == 'client')
         there, other = look.sockets.get(name), look.sockets.get(name[::-1])
         if state in GONE:
             fits = not there or there.state == state

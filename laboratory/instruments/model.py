@@ -156,6 +156,14 @@ class Kernel:
     def reap(self, process):
         process.state = 'gone'
 
+    def note_early(self, sockets):
+        """What a send() that waits has sent already: only the kernel knows, until it returns."""
+        waiting = [file.connection for process, _, file in self.descriptors() if process.where == 'send()']
+        for connection in filter(None, waiting):
+            ends = [socket for ports, socket in sockets.items() if connection.port in ports]
+            there = sum(end.unread + end.unsent for end in ends)
+            connection.early = there - connection.unread['client'] - connection.unread['server']
+
     def shown(self):
         """All of it as the page shows it."""
         return {'processes': {process.name: process.shown() for process in self.processes.values()},
@@ -165,5 +173,5 @@ class Kernel:
     def connection_shown(self, connection):
         return {'client': f'client {connection.number}',
                 'server_end': connection.states['server'], 'client_end': connection.states['client'],
-                'to_server': connection.unread['server'], 'to_client': connection.unread['client'],
+                'to_server': connection.unread['server'], 'to_client': connection.unread['client'] + connection.early,
                 'in_backlog': connection in self.backlog()}

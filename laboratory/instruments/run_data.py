@@ -1,4 +1,5 @@
 """The data of a replay: its steps, folded and told, each with what has changed since the one before."""
+import sys
 from itertools import groupby
 
 from laboratory.instruments.sentences import MOMENTS, Names, told
@@ -24,7 +25,8 @@ def data(name, scene, command, file, source, steps):
     if left_out > 0:
         shown.append({'who': 'kernel', 'kind': 'folded', 'set': {},
                       'says': f'The run goes on, but its other {left_out} steps are left out here.'})
-    return {'name': name, 'scene': scene, 'command': command, 'file': file, 'source': lines,
+    python = f'{sys.version_info.major}.{sys.version_info.minor}'
+    return {'name': name, 'scene': scene, 'command': command, 'python': python, 'file': file, 'source': lines,
             'moments': moments(steps[:MOST_STEPS]), 'steps': shown}
 
 

@@ -7,6 +7,7 @@ SAID = {
     'line': '{Who} comes to line {number}.',
     'folded lines': '{Who} runs {count} lines that ask the kernel for nothing, up to line {number}.',
     'folded': 'The same {count} more times.',
+    'goes on': 'So many lines have run, and the server has not come to rest. The replay ends here.',
     'socket': '{Who} asks the kernel for a socket, and gets descriptor {fd}.',
     'bind': 'The socket gets its address, port 8888.',
     'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them wait in '
@@ -82,6 +83,7 @@ SAID = {
     'read pipe': '{Who} reads {size} bytes from a pipe.',
     'send waits': '{Who} waits in send(): the buffer of connection {n} is full, as the client does not read.',
     'send': 'send() puts {size} bytes into the buffer of connection {n}. They go to the client at once.',
+    'sent': 'send() returns: it has found room for all {size} bytes, as the client has read.',
     'send and is reset': 'send() takes {size} bytes, but the client has closed its end: RST comes back.',
     'send reset': 'send() fails: the client has gone.',
     'full': 'send() finds the buffer full, and does not wait (EAGAIN).',
@@ -95,6 +97,7 @@ SAID = {
                  'the kernel sends RST instead of FIN.',
     'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: now '
                   'nothing is left of it.',
+    'close late': '{Who} closes descriptor {fd}, the last one of connection {n}. FIN has gone out before.',
     'close': '{Who} closes descriptor {fd} ({what}).',
     'close listening': '{Who} closes its copy of the listening socket, descriptor {fd}: {holders} still '
                        '{holders:has} one.',
@@ -143,8 +146,8 @@ MOMENTS = {  # (how much worth a jump, what it is called)
 def told(step):
     """The sentence of a step."""
     values = Names.of(step)
-    return ' '.join(SAID.get(key, SAID['waits'] if step.kind == 'waits' else key).format_map(values)
-                    for key in step.keys)
+    keys = ['waits' if step.kind == 'waits' and key not in SAID else key for key in step.keys]
+    return ' '.join(SAID[key].format_map(values) for key in keys)
 
 
 class Names(list):

@@ -93,6 +93,8 @@ class Steps:
             self.on_look(int(text.split()[1]))
         elif pid == 0 and text == 'all rest':
             self.on_rest()
+        elif pid == 0 and text == 'goes on':
+            self.say(next(iter(self.kernel.processes.values())), 'folded', 'goes on')
         elif pid == 0:
             self.on_client(*CLIENT.match(text).groups())
         elif not (process := self.process(pid)):
@@ -115,6 +117,7 @@ class Steps:
                 process.state, process.where = 'waits', where
                 self.say(process, 'waits', 'waits', call=where, where=where)
         if look:
+            self.kernel.note_early(look.sockets)
             self.differs += self.compare(self.kernel, look)
 
     def on_rest(self):

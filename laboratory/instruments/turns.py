@@ -70,7 +70,7 @@ class StagedServer(ServerProcess):
     def wait_until(self, condition, **limits):
         """Let it go on until condition() is true, or until all rest; return whether it became so."""
         self.play(condition)
-        if not condition():
+        if not condition() and self.turns < MOST_TURNS:
             self.note('all rest')
         return condition()
 
