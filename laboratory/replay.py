@@ -1,4 +1,4 @@
-"""Writes a web page in which you step through a run of a server, line by line, in all of its processes (Linux).
+"""Writes a web page in which you step through a run of a server, line by line, in all its processes (Linux).
 
     make replay-part3-v1.1                      one request
     make replay-part3-v1.3 SCENE=lost-signal    the clients of that scene, as make trace has them
@@ -15,14 +15,16 @@ import os
 import re
 import sys
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 from common import settings, stages
 from laboratory.bugs import BUGS
 from laboratory.instruments.client import one_request
+from laboratory.instruments.experiment import Bug
 from laboratory.instruments.looks import differences
 from laboratory.instruments.own import LIMITS, OUTPUT, SECONDS, as_run
-from laboratory.instruments.process import Bounds, ServerFailed, free_port, server_path
+from laboratory.instruments.process import Bounds, free_port, server_path
 from laboratory.instruments.replay_page import index, page
 from laboratory.instruments.run_data import data
 from laboratory.instruments.saves import files_in, is_built
@@ -58,58 +60,64 @@ part4-v2.0
 
 
 class Play(NamedTuple):
-    """Which server is run, and what its clients do."""
+    """A server that is run, and what its clients do."""
     name: str
-    command: str  # what is typed for it
+    typed: str  # the command for it
     words: list
     file: str  # the path whose lines are shown, '' for none
-    scene: object
-    does: str  # what the clients do, in a sentence
-    env: dict
+    bug: Bug | None  # whose scene it is; None for one request
+    pep475: str
+    port: int
     bounds: Bounds | None = None
+
+    @property
+    def scene(self):
+        return self.bug.scene if self.bug else one_request
+
+    @property
+    def told(self):
+        """What the clients do, in a sentence."""
+        is_one = self.scene is one_request
+        does = ONE_REQUEST if is_one else re.match('[^:.]*', self.scene.__doc__)[0] + '.'
+        return does + ' accept() is that of Python 2.' * (self.pep475 == 'off')
+
+    @property
+    def env(self):
+        path = f'{MARKED_LINES}{os.pathsep}{server_path(self.pep475)}'
+        more = self.bug.env if self.bug else {}
+        return {'PYTHONPATH': path, 'PORT': str(self.port), 'WORKERS': '2', **more}
+
+
+def of_stage(stage, scene='', pep475=''):
+    """The Play of a stage."""
+    bug = find_scene(scene)
+    app = [bug.apps[0]] if bug and bug.apps[0] and bug.scene is not one_request else stage.arguments
+    path = str((stages.ROOT / stage.server).resolve())
+    pep475 = pep475 or (bug.pep475 if bug else 'on')
+    return Play(f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}{typed(scene)}',
+                [sys.executable, path, *app], path, bug, pep475, free_port())
+
+
+def of_own(command, scene='', pep475=''):
+    """The Play of the reader's own server."""
+    bug, port = find_scene(scene), free_port()
+    pep475 = pep475 or (bug.pep475 if bug else 'on')
+    files = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
+    words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
+    return Play('your server', f"make replay SERVER='{command}'{typed(scene)}", words, (files or [''])[0], bug,
+                pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
 
 def find_scene(name):
-    """The bug that has it; None for one request."""
-    bug = BUGS.get(name.replace('-', '_')) if name else None
+    """The bug of that name, None for none; exits with one line where it is not known."""
+    bug = BUGS.get(name.replace('-', '_'))
     if name and not bug:
         sys.exit(f'SCENE={name} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
     return bug
 
 
-def told(bug, pep475):
-    """What the clients of a scene do."""
-    scene = ONE_REQUEST if not bug or bug.scene is one_request else re.match(r'[^:.]*', bug.scene.__doc__)[0] + '.'
-    return scene + ' The server has the accept() of Python 2.' * (pep475 == 'off')
-
-
-def environment(bug, port, pep475):
-    path = f'{MARKED_LINES}{os.pathsep}{server_path(pep475)}'
-    return {'PYTHONPATH': path, 'PORT': str(port), 'WORKERS': '2', **(bug.env if bug else {})}
-
-
-def of_stage(stage, scene='', pep475=None):
-    """The Play of a stage, with one request for no scene."""
-    bug = find_scene(scene)
-    pep475 = pep475 or (bug.pep475 if bug else 'on')
-    arguments = stage.arguments
-    if bug and bug.scene is not one_request and arguments:
-        arguments = [bug.apps[0]]
-    words = [sys.executable, str(stages.ROOT / stage.server), *arguments]
-    name, typed = f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}' + f' SCENE={scene}' * bool(scene)
-    return Play(name, typed, words, str((stages.ROOT / stage.server).resolve()),
-                bug.scene if bug else one_request, told(bug, pep475), environment(bug, free_port(), pep475))
-
-
-def of_own(command, scene='', pep475=None):
-    """The Play of the reader's own server."""
-    bug, port = find_scene(scene), free_port()
-    pep475 = pep475 or (bug.pep475 if bug else 'on')
-    named = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
-    words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
-    return Play('your server', f"make replay SERVER='{command}'" + f' SCENE={scene}' * bool(scene), words,
-                (named or [''])[0], bug.scene if bug else one_request, told(bug, pep475), environment(bug, port, pep475),
-                Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
+def typed(scene):
+    return f' SCENE={scene}' * bool(scene)
 
 
 def played(play):
@@ -122,15 +130,12 @@ def played(play):
         server.let_rest()
         if server.turns == MOST_TURNS:
             server.note('goes on')
-        story, port = [*server.story], server.port
-        steps = Steps(story, server.looks, server.pid, port, partial(differences, port=port))
+        compare = partial(differences, port=server.port)
+        steps = Steps([*server.story], server.looks, server.pid, server.port, compare)
     if steps.differs:
         sys.exit(f'No page is written, as model and kernel disagree. {steps.differs[0]}')
-    source = ''
-    if play.file:
-        with open(play.file, errors='backslashreplace') as file:
-            source = file.read()
-    return data(play.name, play.does, play.command, os.path.basename(play.file), source, steps.steps)
+    source = Path(play.file).read_text(errors='backslashreplace') if play.file else ''
+    return data(play.name, play.told, play.typed, os.path.basename(play.file), source, steps.steps)
 
 
 def write(path, text):
@@ -153,10 +158,9 @@ def write_all():
 
 
 def main():
-    command, name = os.environ.get('SERVER'), ''.join(sys.argv[1:])
-    scene = os.environ.get('SCENE', '')
+    command, name, scene = os.environ.get('SERVER'), ''.join(sys.argv[1:]), os.environ.get('SCENE', '')
+    pep475 = settings.choice('PEP475', 'on', 'off') if os.environ.get('PEP475') else ''
     find_scene(scene)
-    pep475 = settings.choice('PEP475', 'on', 'off') if os.environ.get('PEP475') else None
     if bool(command) == bool(name):
         sys.exit("Name one server: make replay-part3-v1.2, or make replay SERVER='python3 my/server.py'")
     need_strace()
@@ -165,7 +169,7 @@ def main():
     play = of_own(command, scene, pep475) if command else of_stage(stages.find_stage(name), scene, pep475)
     with console.status('running the server line by line'):
         made = played(play)
-    path = OWN if command else FOLDER / f'{made["name"]}.html'
+    path = OWN if command else FOLDER / f'{play.name}.html'
     write(path, page(made))
     console.print(f'{len(made["steps"])} steps. Open in a browser: {path}', soft_wrap=True, markup=False)
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 from laboratory.instruments import kernel
 from laboratory.instruments.connection import GONE
 
-WHERE = {'hrtimer_nanosleep': 'sleep()', 'do_sigtimedwait': 'sigwait()', 'futex_wait_queue': 'a lock'}
+WHERE = {  # what a thread waits in, by the place in the kernel, where no call that is traced tells
+    'hrtimer_nanosleep': 'sleep()', 'do_sigtimedwait': 'sigwait()', 'futex_wait_queue': 'a lock'}
 
 
 class Task(NamedTuple):
@@ -39,8 +40,9 @@ class Socket(NamedTuple):
     link: str  # as descriptors name it
 
 
-STATES = {'01': 'ESTABLISHED', '04': 'FIN_WAIT2', '05': 'FIN_WAIT2', '06': 'TIME_WAIT', '07': 'CLOSED',
-          '08': 'CLOSE_WAIT', '09': 'CLOSED', '0A': 'LISTEN'}  # FIN_WAIT1 lasts until the other end has heard it
+STATES = {  # FIN_WAIT1 and LAST_ACK last until the other end has heard the FIN, and count as what comes then
+    '01': 'ESTABLISHED', '04': 'FIN_WAIT2', '05': 'FIN_WAIT2', '06': 'TIME_WAIT', '07': 'CLOSED',
+    '08': 'CLOSE_WAIT', '09': 'CLOSED', '0A': 'LISTEN'}
 
 
 def tasks_of(pids):
@@ -91,28 +93,27 @@ def is_pending(pid, signum):
 
 def differences(kernel, look, port):
     """Where a model (see model.py) does not agree with what the kernel has said: a list of sentences."""
-    found = [f'{process.name}: {shown}' for pid, process in kernel.processes.items()
-             for shown in filter(None, [state_differs(process, look.tasks.get(pid)),
-                                        files_differ(process, pid, port, look), pending_differs(process, pid, look)])]
-    for connection in kernel.connections:
-        found += ends_differ(connection, port, look)
-    backlog = len(kernel.backlog())
-    listening = look.sockets.get((port, 0))
+    found = [f'{process.name}: {words}' for pid, process in kernel.processes.items()
+             for differ in (state_differs, files_differ, pending_differs)
+             if (words := differ(process, pid, look, port))]
+    found += [words for connection in kernel.connections for words in ends_differ(connection, look, port)]
+    listening, backlog = look.sockets.get((port, 0)), len(kernel.backlog())
     if (kernel.limit is None) != (listening is None) or listening and listening.unread != backlog:
         found.append(f'backlog {backlog}, in the kernel {listening}')
     return found
 
 
-def state_differs(process, task):
+def state_differs(process, pid, look, port):
     """'' where they agree."""
-    state = task.state if task else 'X'
+    task = look.tasks.get(pid)
     fits = {'gone': 'X', 'zombie': 'Z', 'stopped': 'Tt', 'runs': 'SR', 'waits': 'S'}[process.state]
-    if state not in fits or process.state == 'waits' and task.is_at_a_line():
+    if (task.state if task else 'X') not in fits or process.state == 'waits' and task.is_at_a_line():
         return f'{process.state}, in the kernel {task}'
     return ''
 
 
-def files_differ(process, pid, port, look):
+def files_differ(process, pid, look, port):
+    """The same for the descriptors that lead to connections, or to the listening socket."""
     if process.is_thread or not process.is_alive:
         return ''
     ports = {socket.link: other for (own, other), socket in look.sockets.items() if own == port}
@@ -122,24 +123,22 @@ def files_differ(process, pid, port, look):
     return f'descriptors {here}, in the kernel {there}' if here != there else ''
 
 
-def pending_differs(process, pid, look):
-    if process.is_thread or not process.is_alive or process.handlers.get('SIGCHLD', 'SIG_DFL').startswith('SIG_'):
+def pending_differs(process, pid, look, port):
+    if process.is_thread or not process.is_alive or not process.handles('SIGCHLD'):
         return ''
     here, there = 'SIGCHLD' in process.pending, look.pending[pid]
-    return f'SIGCHLD pending {here}, in the kernel {there}' if here != there else ''
+    return f'SIGCHLD pending: {here}, in the kernel: {there}' if here != there else ''
 
 
-def ends_differ(connection, port, look):
-    """A connection whose state is TIME_WAIT may be forgotten already; FIN counts as a byte until it is read."""
-    names = {'server': (port, connection.port), 'client': (connection.port, port)}
-    for end, name in names.items():
+def ends_differ(connection, look, port):
+    """The same for both ends of a connection, a sentence for each. FIN counts as a byte until it is read."""
+    for end, name in ('server', (port, connection.port)), ('client', (connection.port, port)):
         state, unread = connection.states[end], connection.unread[end] + connection.early * (end == 'client')
         there, other = look.sockets.get(name), look.sockets.get(name[::-1])
         if state in GONE:
-            fits = not there or there.state == state
+            fits = not there or there.state == state  # TIME_WAIT may be over
         else:
-            has_fin = state == 'CLOSE_WAIT'
-            fits = there and there.state == state and (
-                there.unread - has_fin <= unread <= there.unread + (other.unsent if other else 0))
+            most = there and there.unread + (other.unsent if other else 0)
+            fits = there and there.state == state and there.unread - (state == 'CLOSE_WAIT') <= unread <= most
         if not fits:
             yield f'connection {connection.number}: {end} {state}, {unread} unread, in the kernel {there}'

@@ -1,12 +1,12 @@
 """A small kernel: processes, their descriptors, and the connections that these lead to.
 
-strace tells which calls were made and what they returned. What follows from that is worked out here: who still
-holds a connection, whether FIN goes out, who is a zombie, which signal is pending.
+strace tells which calls were made and what they returned. What follows from that is worked out here: who
+still holds a connection, whether FIN goes out, who is a zombie, which signal is pending.
 """
 from itertools import count
 from typing import NamedTuple
 
-from laboratory.instruments.connection import GONE, Connection
+from laboratory.instruments.connection import Connection
 
 FIRST_PID = 101
 
@@ -16,6 +16,7 @@ class File:
 
     def __init__(self, kind, connection=None):
         self.kind, self.connection = kind, connection
+        self.is_servers = False  # whether it is bound to the server's port
         self.lingers = True  # False: close() sends RST, see SO_LINGER in socket(7)
 
     def __str__(self):
@@ -27,7 +28,8 @@ class Process:
 
     number, name   as they are shown: the same in each run
     state          runs, waits, stopped, zombie or gone; where: the call in which it waits, '' for none
-    table          {descriptor: File}; threads share it, and the handlers: {signal: 'SIG_DFL', 'SIG_IGN', other}
+    table          {descriptor: File}; threads share it, and handlers
+    handlers       {signal: 'SIG_DFL', 'SIG_IGN' or its address}
     """
 
     def __init__(self, pid, name, number, parent=None, is_thread=False):
@@ -45,6 +47,9 @@ class Process:
     @property
     def is_alive(self):
         return self.state not in ('zombie', 'gone')
+
+    def handles(self, signal):
+        return self.handlers.get(signal, 'SIG_DFL') not in ('SIG_DFL', 'SIG_IGN')
 
     def shown(self):
         table = sorted(self.table.items(), key=lambda item: int(item[0])) if self.is_alive else []
@@ -80,8 +85,8 @@ class Kernel:
 
     def descriptors(self):
         """All of them: (process, descriptor, File)."""
-        return [(process, fd, file) for process in self.processes.values()
-                if process.is_alive and not process.is_thread for fd, file in process.table.items()]
+        processes = [each for each in self.processes.values() if each.is_alive and not each.is_thread]
+        return [(process, fd, file) for process in processes for fd, file in process.table.items()]
 
     def holders(self, file):
         """Which processes hold it, each with its descriptor: (process, descriptor)."""
@@ -104,7 +109,7 @@ class Kernel:
         return self.connections[-1]
 
     def accept(self, process, fd, port=None):
-        """Take the connection of that port, or the first one, out of the backlog; None where none is known."""
+        """Take the connection of that port, or the first one, out of the backlog; None without one."""
         waiting = self.backlog()
         found = next((each for each in waiting if each.port == port), next(iter(waiting), None))
         if found:
@@ -113,7 +118,7 @@ class Kernel:
         return found
 
     def close(self, process, fd):
-        """Take a descriptor away; the last one of a file ends what it leads to. None for one that is unknown."""
+        """Take a descriptor away; the last one of a file ends what it leads to. None for an unknown one."""
         file = process.table.pop(fd, None)
         if file is None:
             return None
@@ -166,12 +171,14 @@ class Kernel:
 
     def shown(self):
         """All of it as the page shows it."""
+        listening = {'port': 8888, 'backlog': len(self.backlog()), 'limit': self.limit}
         return {'processes': {process.name: process.shown() for process in self.processes.values()},
                 'connections': {str(each.number): self.connection_shown(each) for each in self.connections},
-                'listening': self.limit and {'port': 8888, 'backlog': len(self.backlog()), 'limit': self.limit}}
+                'listening': None if self.limit is None else listening}
 
     def connection_shown(self, connection):
         return {'client': f'client {connection.number}',
                 'server_end': connection.states['server'], 'client_end': connection.states['client'],
-                'to_server': connection.unread['server'], 'to_client': connection.unread['client'] + connection.early,
+                'to_server': connection.unread['server'],
+                'to_client': connection.unread['client'] + connection.early,
                 'in_backlog': connection in self.backlog()}

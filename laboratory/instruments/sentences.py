@@ -10,35 +10,35 @@ SAID = {
     'goes on': 'So many lines have run, and the server has not come to rest. The replay ends here.',
     'socket': '{Who} asks the kernel for a socket, and gets descriptor {fd}.',
     'bind': 'The socket gets its address, port 8888.',
-    'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them wait in '
-              'the backlog until accept() takes them.',
+    'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them '
+              'wait in the backlog until accept() takes them.',
     'handler': 'From now on {signal} interrupts {who}, and its handler runs.',
     'SIG_DFL': '{Who} has no handler for {signal} any more.',
     'SIG_IGN': 'From now on {who} ignores {signal}.',
     'prints': '{Who} prints: {text}',
     # clients
     'connects from': '{Who} connects. The kernel completes the connection and puts it into the backlog.',
-    'sends': '{Who} sends {size} bytes. They lie in the buffer of connection {n} until the server calls recv().',
+    'sends': '{Who} sends {size} bytes. They lie in the buffer of connection {n} until recv() takes them.',
     'sends and is reset': '{Who} sends {size} bytes, but nobody has the other end any more: RST comes back.',
     'receives': '{Who} gets {size} bytes of reply.',
     'receives FIN': '{Who} gets FIN: the reply ends here.',
     'is reset': '{Who} gets an error: the connection was reset (RST).',
     'shuts down': '{Who} sends FIN: it will send no more, but still reads.',
     'closes': '{Who} closes its end of connection {n}.',
-    'closes CLOSE_WAIT': '{Who} closes its end, which sends FIN. The other end is in CLOSE_WAIT until the server '
-                         'closes it too.',
-    'closes TIME_WAIT': '{Who} closes its end, too. The connection is over; the end that closed first stays in '
-                        'TIME_WAIT for a minute.',
+    'closes CLOSE_WAIT': '{Who} closes its end, which sends FIN. The other end is in CLOSE_WAIT until the '
+                         'server closes it too.',
+    'closes TIME_WAIT': '{Who} closes its end, too. The connection is over; the end that closed first stays '
+                        'in TIME_WAIT for a minute.',
     'closes CLOSED': '{Who} closes its end, too. The connection is over.',
     'closes reset': '{Who} closes its end while bytes lie in it unread: the kernel sends RST.',
     'resets': '{Who} closes its end with RST instead of FIN.',
     'resets reset': '{Who} closes its end with RST instead of FIN.',
     'resets CLOSED': '{Who} closes its end with RST instead of FIN.',
-    'in vain backlog': 'All rest, and {who} waits: its connection lies in the backlog, and nobody calls accept(). '
-                       '{Places}.',
+    'in vain backlog': 'All rest, and {who} waits: its connection lies in the backlog, and nobody calls '
+                       'accept(). {Places}.',
     'in vain reply': 'All rest, and {who} waits for its reply. {Places}.',
-    'in vain end': 'All rest, and {who} hangs: it has all {size} bytes, but FIN has not come, as {holders} still '
-                   '{holders:has} connection {n}.',
+    'in vain end': 'All rest, and {who} hangs: it has all {size} bytes, but FIN has not come, as {holders} '
+                   'still {holders:has} connection {n}.',
     # accept
     'accept waits': '{Who} waits in accept(): the backlog is empty.',
     'accept': 'accept() takes connection {n} out of the backlog: descriptor {fd} leads to it.',
@@ -90,13 +90,13 @@ SAID = {
     'shutdown': '{Who} sends FIN with shutdown(): the reply ends, and it can still read.',
     'shutdown late': '{Who} calls shutdown(), but FIN has gone out already.',
     # close
-    'close kept': '{Who} closes its copy of connection {n}, descriptor {fd}. No FIN goes out: {holders} still '
-                  '{holders:has} one.',
+    'close kept': '{Who} closes its copy of connection {n}, descriptor {fd}. No FIN goes out: {holders} '
+                  'still {holders:has} one.',
     'close FIN': '{Who} closes descriptor {fd}, the last one of connection {n}: the kernel sends FIN.',
-    'close RST': '{Who} closes descriptor {fd}, the last one of connection {n}, while {unread} bytes lie unread: '
-                 'the kernel sends RST instead of FIN.',
-    'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: now '
-                  'nothing is left of it.',
+    'close RST': '{Who} closes descriptor {fd}, the last one of connection {n}, while {unread} bytes lie '
+                 'unread: the kernel sends RST instead of FIN.',
+    'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: '
+                  'now nothing is left of it.',
     'close late': '{Who} closes descriptor {fd}, the last one of connection {n}. FIN has gone out before.',
     'close': '{Who} closes descriptor {fd} ({what}).',
     'close listening': '{Who} closes its copy of the listening socket, descriptor {fd}: {holders} still '
@@ -151,24 +151,28 @@ def told(step):
 
 
 class Names(list):
-    """Names in a sentence: 'the server and child 1'; with a verb in the format: whether they 'has' or 'have'."""
+    """Names in a sentence: 'the server and child 1'; with 'has' as format the verb for them, has or have."""
 
     def __format__(self, verb):
         if verb:
-            return verb if len(self) == 1 else {'has': 'have'}[verb]
-        names = [called(name) for name in self]
-        return ' and '.join(filter(None, [', '.join(names[:-1]), *names[-1:]])) or 'nobody'
+            return 'has' if len(self) == 1 else 'have'
+        return joined([called(name) for name in self])
 
     @classmethod
     def of(cls, step):
         """The values of a step as sentences have them."""
-        values = {name: cls(value) if isinstance(value, list) else value for name, value in step.values.items()}
-        who = called(step.who)
+        values = {name: cls(value) if isinstance(value, list) else value
+                  for name, value in step.values.items()}
         values |= {name: called(values[name]) for name in ('child', 'parent') if values.get(name)}
-        fds = values.get('fds', ())
-        places = [f'{called(name)} waits in {where}' for name, where in values.get('places', ())]
-        return values | {'who': who, 'Who': begun(who), 'Places': begun(' and '.join(places) or 'nobody serves it'),
-                         'fds': f'descriptor{"s" * (len(fds) > 1)} {" and ".join(fds)}'}
+        fds, who = values.get('fds', []), called(step.who)
+        places = [f'{called(name)} {"is stopped" if state == "stopped" else f"waits in {where}"}'
+                  for name, state, where in values.get('places', [])]
+        return values | {'who': who, 'Who': begun(who), 'Places': begun(joined(places)),
+                         'fds': f'descriptor{"s" * (len(fds) > 1)} {joined(fds)}'}
+
+
+def joined(words):
+    return ' and '.join(filter(None, [', '.join(words[:-1]), *words[-1:]])) or 'nobody'
 
 
 def called(name):

@@ -6,37 +6,42 @@ import re
 from ast import literal_eval
 from typing import NamedTuple
 
-from laboratory.instruments.looks import WHERE
 from common.stages import ROOT
 from laboratory.instruments.calls import HANDLERS, PYTHON, called
+from laboratory.instruments.looks import WHERE
 from laboratory.instruments.model import Kernel
 from laboratory.instruments.timeline import FORKS, WAIT, parse
 
 SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
-CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
+STOPPED = re.compile(r'--- stopped by (\w+)')
+ENDED = re.compile(r'\+\+\+ (?:exited with (\d+)|killed by (\w+))')
 MARK = re.compile(r'"/(line|back)/(\d+)"')  # a line begins, or what it has called has returned
+CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
 SHOWN = 200  # bytes of what a client sends and gets
-DATE, ONE_DATE = re.compile(r'\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT'), 'Thu, 01 Jan 2026 00:00:00 GMT'
 FIRST_PORT = 50001  # of clients, as it is shown
+DATE = re.compile(r'\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT')
+ONE_DATE = 'Thu, 01 Jan 2026 00:00:00 GMT'
 
 
 class Step(NamedTuple):
     who: str  # the name of a process or client
-    kind: str  # line, waits, returns, call, signal, exit or client
+    kind: str  # line, waits, returns, call, signal, exit, client or folded
     keys: list  # of what is said, see sentences.py
     values: dict  # for the words that are said
     line: int | None
     call: str
-    after: dict  # how all looks after it
+    after: dict  # how all looks after it, as the page shows it
 
 
 class Client:
+    """One of the clients: its connection, what it has sent and got, and its state in words."""
+
     def __init__(self, number, connection):
         self.name, self.connection, self.state = f'client {number}', connection, 'is connected'
         self.texts, self.sizes = {'sent': b'', 'got': b''}, {'sent': 0, 'got': 0}
 
     def add(self, what, size, data):
-        self.sizes[what] += int(size)
+        self.sizes[what] += size
         self.texts[what] = (self.texts[what] + literal_eval(data or "b''"))[:SHOWN]
 
     def shown(self):
@@ -45,19 +50,22 @@ class Client:
 
 
 class Steps:
-    """steps of a story, as a StagedServer has it; differs: where the model and the kernel do not agree."""
+    """The steps of a story, as a StagedServer has it.
+
+    differs    where the model and the kernel do not agree, as compare(kernel, look) says
+    """
 
     def __init__(self, story, looks=(), server=None, port=8888, compare=lambda kernel, look: []):
         parsed = parse(story)
-        self.kernel, self.looks, self.compare = Kernel(), looks, compare
+        self.kernel, self.looks, self.compare, self.port = Kernel(), looks, compare, port
         self.steps, self.differs, self.clients = [], [], {}
         self.output, self.has_begun, self.in_vain = '', False, set()
-        self.calls, self.interrupted = {}, {}  # in which call a process is; which one a signal has interrupted
+        self.calls, self.interrupted = {}, {}  # by pid: the call that has begun; one that a signal ended
         self.ending = set()  # the processes that end with all of their threads
-        self.returned = set()  # the processes that have come back to a line, from what was called there
+        self.returned = set()  # the pids that have come back to a line, from what was called there
+        self.numbers = {str(port): '8888'}  # what is shown for pids and ports, which are others in each run
         self.forks = {int(call.result): call for what, call in parsed
                       if what == 'ends' and call.name in FORKS and call.result.isdigit()}
-        self.numbers = {str(port): '8888'}  # what is shown for pids and ports, which are others in each run
         self.kernel.start(server or next(call.pid for what, call in parsed if what == 'begins'))
         for what, step in in_order(parsed):
             if what == 'other':
@@ -73,7 +81,7 @@ class Steps:
         return self.kernel.processes.get(pid)
 
     def normal(self, text):
-        """A text with pids, ports and paths that are the same in each run."""
+        """A text with pids, ports, dates and paths that are the same in each run."""
         pids = {str(pid): str(process.number) for pid, process in self.kernel.processes.items()}
         text = DATE.sub(ONE_DATE, text.replace(f'{ROOT}/', ''))
         return re.sub(r'\d+', lambda number: (pids | self.numbers).get(number[0], number[0]), text)
@@ -83,54 +91,88 @@ class Steps:
         if self.has_begun:
             clients = {client.name: client.shown() for client in self.clients.values()}
             after = self.kernel.shown() | {'clients': clients, 'output': self.output}
-            line = getattr(who, 'line', None)
-            self.steps.append(Step(who.name, kind, [*keys], {'who': who.name, **values}, line, call, after))
-
-    # notes of the StagedServer, signals, and ends
+            self.steps.append(Step(who.name, kind, [*keys], values, getattr(who, 'line', None), call, after))
 
     def on_other(self, pid, text):
-        if pid == 0 and text.startswith('look '):
-            self.on_look(int(text.split()[1]))
-        elif pid == 0 and text == 'all rest':
-            self.on_rest()
-        elif pid == 0 and text == 'goes on':
-            self.say(next(iter(self.kernel.processes.values())), 'folded', 'goes on')
-        elif pid == 0:
-            self.on_client(*CLIENT.match(text).groups())
-        elif not (process := self.process(pid)):
-            return
-        elif match := SIGNAL.match(text):
+        """A note of the StagedServer, a signal, or an end."""
+        process = self.process(pid)
+        if pid == 0:
+            self.on_note(text)
+        elif process and (match := SIGNAL.match(text)):
             self.on_signal(process, *match.groups())
-        elif match := re.match(r'--- stopped by (\w+)', text):
+        elif process and (match := STOPPED.match(text)):
             self.on_stop(process, match[1])
-        elif match := re.match(r'\+\+\+ (?:exited with (\d+)|killed by (\w+))', text):
+        elif process and (match := ENDED.match(text)):
             self.on_exit(process, *match.groups())
 
-    def on_look(self, number):
-        """All rest: who is in a call waits in it."""
-        look = self.looks[number] if number < len(self.looks) else None
+    # notes
+
+    def on_note(self, text):
+        if match := CLIENT.match(text):
+            number, does, size, data = match.groups()
+            self.on_client(number, does, int(size or 0), data)
+        elif text == 'all rest':
+            self.on_rest()
+        elif text == 'goes on':
+            self.say(next(iter(self.kernel.processes.values())), 'folded', 'goes on')
+        else:
+            number = int(text.split()[1])
+            self.on_look(self.looks[number] if number < len(self.looks) else None)
+
+    def on_look(self, look):
+        """All rest: who has begun a call waits in it."""
         for pid, process in list(self.kernel.processes.items()):
             task = look and look.tasks.get(pid)
             if process.state == 'runs' and pid in self.calls:
                 self.on_wait(process, self.calls[pid])
-            elif process.state == 'runs' and task and (where := WHERE.get(task.waits)):
-                process.state, process.where = 'waits', where
-                self.say(process, 'waits', 'waits', call=where, where=where)
+            elif process.state == 'runs' and task and not task.is_at_a_line() and task.waits in WHERE:
+                process.state, process.where = 'waits', WHERE[task.waits]
+                self.say(process, 'waits', 'waits', call=process.where, where=process.where)
         if look:
             self.kernel.note_early(look.sockets)
             self.differs += self.compare(self.kernel, look)
 
     def on_rest(self):
-        """A client waits for what does not come."""
+        """All rest: clients that wait do so in vain. It is said once."""
         for client in self.clients.values():
             if client.state.startswith('waits') and (client, client.state) not in self.in_vain:
                 self.in_vain.add((client, client.state))
-                holders = self.kernel.holders_of(client.connection)
-                key = 'backlog' if client.connection.in_backlog else 'reply' if not client.sizes['got'] else 'end'
-                self.say(client, 'client', f'in vain {key}', holders=[each.name for each, _ in holders],
-                         places=[(each.name, each.where) for each in self.kernel.processes.values()
-                                 if each.state == 'waits' and (key == 'backlog' or each in dict(holders))],
-                         n=client.connection.number, size=client.sizes['got'])
+                connection, size = client.connection, client.sizes['got']
+                holders = [process for process, _ in self.kernel.holders_of(connection)]
+                servers = self.kernel.processes.values() if connection.in_backlog else holders
+                places = [(each.name, each.state, each.where) for each in servers
+                          if each.state in ('waits', 'stopped')]
+                what = 'backlog' if connection.in_backlog else 'end' if size else 'reply'
+                self.say(client, 'client', f'in vain {what}', n=connection.number, size=size,
+                         holders=[each.name for each in holders], places=places)
+
+    def on_client(self, number, does, size, data):
+        """What a client has done, see turns.Client."""
+        if does == 'connects from':
+            self.clients[number] = Client(number, self.kernel.connect(size))
+            self.numbers[str(size)] = str(FIRST_PORT + int(number) - 1)
+        client = self.clients[number]
+        connection, key = client.connection, does
+        before = connection.states['server']
+        if does == 'sends':
+            client.add('sent', size, data)
+            client.state = 'waits for a reply'
+            key = 'sends and is reset' if connection.send('client', size) else does
+        elif does == 'receives':
+            client.add('got', size, data)
+            connection.receive('client', size)
+            client.state, key = ('waits for the end', does) if size else ('has the end', 'receives FIN')
+        elif does == 'is reset':
+            client.state = 'was reset'
+        elif does == 'shuts down':
+            connection.finish('client')
+        elif does in ('closes', 'resets'):
+            client.state = 'is gone'
+            sent, after = connection.close('client', does == 'closes'), connection.states['server']
+            key = f'{does} {after}' if sent and after != before else does
+        self.say(client, 'client', key, n=connection.number, size=size)
+
+    # signals and ends
 
     def on_signal(self, process, name, code, pid):
         process.main.pending.discard(name)
@@ -140,15 +182,12 @@ class Steps:
             if stopped and stopped.state == 'stopped':
                 stopped.state = stopped.was
                 self.say(stopped, 'signal', 'continues')
-        if name == 'SIGCONT':
-            pass
-        elif process.handlers.get(name, 'SIG_DFL') in ('SIG_DFL', 'SIG_IGN'):
-            if name == 'SIGCHLD' and sender and sender.state != 'gone':
-                self.say(process, 'signal', code, 'no handler', **values)
-        else:
-            keys = ['interrupts'] * (process.state == 'waits') or ['handler next']
+        if process.handles(name):
+            then = 'interrupts' if process.state == 'waits' else 'handler next'
             process.state, where, process.where = 'runs', process.where, ''
-            self.say(process, 'signal', code if name == 'SIGCHLD' else 'signal', *keys, where=where, **values)
+            self.say(process, 'signal', code if name == 'SIGCHLD' else 'signal', then, where=where, **values)
+        elif name == 'SIGCHLD' and sender and sender.state != 'gone':
+            self.say(process, 'signal', code, 'no handler', **values)
 
     def on_stop(self, process, name):
         process.was, process.state = process.state, 'stopped'
@@ -156,9 +195,9 @@ class Steps:
         self.say(process, 'signal', 'stopped', signal=name)
 
     def notify(self, process):
-        """SIGCHLD for the parent; return whether one was pending already."""
+        """SIGCHLD for the parent, where it has a handler; return whether one was pending already."""
         parent = process.main.parent
-        if not parent or process.is_thread or parent.handlers.get('SIGCHLD', 'SIG_DFL').startswith('SIG_'):
+        if not parent or process.is_thread or not parent.handles('SIGCHLD'):
             return False
         was_pending = 'SIGCHLD' in parent.pending
         parent.pending.add('SIGCHLD')
@@ -166,49 +205,16 @@ class Steps:
 
     def on_exit(self, process, status, signal):
         self.calls.pop(process.pid, None)
-        is_part = process.is_thread and (signal or process.main in self.ending)  # of the end of its process
         closed = self.kernel.exit(process)
-        if is_part:
-            return
-        sent = [each for each in closed if each.sent]
-        keys = ['killed' if signal else 'thread ends' if process.is_thread else 'exit' if status == '0' else 'exit status']
-        keys += ['exit FIN'] * bool(sent)
+        if process.is_thread and (signal or process.main in self.ending):
+            return  # its process ends, which says all
+        clients = [f'client {each.file.connection.number}' for each in closed if each.sent]
+        how = 'killed' if signal else 'thread ends' if process.is_thread else 'exit'
+        keys = [how + ' status' * (how == 'exit' and status != '0'), *['exit FIN'] * bool(clients)]
         if process.state == 'zombie':
-            keys += ['zombie'] + ['merged'] * self.notify(process)
-        self.say(process, 'exit', *keys, status=status, signal=signal,
-                 clients=[f'client {each.file.connection.number}' for each in sent],
+            keys += ['zombie', *['merged'] * self.notify(process)]
+        self.say(process, 'exit', *keys, status=status, signal=signal, clients=clients,
                  parent=process.parent and process.parent.name)
-
-    def on_client(self, number, does, size, data):
-        """What a client has done, see turns.Client."""
-        if does == 'connects from':
-            self.clients[number] = Client(number, self.kernel.connect(int(size)))
-            self.numbers[size] = str(FIRST_PORT + len(self.numbers))
-        client = self.clients[number]
-        connection, key = client.connection, does
-        before = connection.states['server']
-        if does == 'sends':
-            client.add('sent', size, data)
-            client.state = 'waits for a reply'
-            key = 'sends and is reset' if connection.send('client', int(size)) else does
-        elif does == 'receives':
-            client.add('got', size, data)
-            connection.receive('client', int(size))
-            client.state = 'waits for the end' if int(size) else 'has the end'
-            key = does if int(size) else 'receives FIN'
-        elif does == 'is reset':
-            client.state = 'was reset'
-        elif does == 'shuts down':
-            connection.finish('client')
-        elif does in ('closes', 'resets'):
-            client.state = 'is gone'
-            sent = connection.close('client', does == 'closes')
-            after = connection.states['server']
-            key = f'{does} {after}' if sent and after != before else does
-        self.say(client, 'client', key, n=number, size=size, waits=[
-            process.name for process in self.kernel.processes.values()
-            if process.state == 'waits' and process.where == 'accept()'],
-            holders=[each.name for each, _ in self.kernel.holders_of(connection)])
 
     # system calls
 
@@ -225,6 +231,30 @@ class Steps:
         self.say(process, 'waits', 'again' if again else f'{name} waits', call=called(name, call),
                  where=process.where, **self.about(process, call))
 
+    def on_end(self, process, call):
+        self.calls.pop(process.pid, None)
+        name = self.name_of(process, call)
+        if call.result == '?':  # a signal decides whether it is called again, or this is the end
+            self.interrupted[process.pid] = name
+            return
+        if self.interrupted.get(process.pid) == name:
+            del self.interrupted[process.pid]
+        kind = 'call'
+        if process.state == 'waits':
+            kind, process.state, process.where = 'returns', 'runs', ''
+        if mark := MARK.match(call.args):
+            self.on_mark(process, mark[1], int(mark[2]))
+        elif handle := HANDLERS.get(name):
+            handle(self, process, call, kind)
+
+    def on_mark(self, process, what, line):
+        self.has_begun, process.line = True, line or process.line
+        if what == 'line':
+            self.returned.discard(process.pid)
+            self.say(process, 'line', 'line', number=line)
+        else:
+            self.returned.add(process.pid)
+
     def name_of(self, process, call):
         """What a call is called here: to read from a connection is recv()."""
         file = process.table.get(call.first)
@@ -237,27 +267,9 @@ class Steps:
         connection = file and file.connection
         return {'fd': call.first, 'what': str(file), 'n': connection and connection.number}
 
-    def on_end(self, process, call):
-        self.calls.pop(process.pid, None)
-        name = self.name_of(process, call)
-        if call.result == '?':  # a signal decides whether it is called again, or this is the end
-            self.interrupted[process.pid] = name
-            return
-        kind = 'returns' if process.state == 'waits' else 'call'
-        if process.state == 'waits':
-            process.state, process.where = 'runs', ''
-        if mark := MARK.match(call.args):
-            self.has_begun, process.line = True, int(mark[2]) or process.line
-            if mark[1] == 'line':
-                self.returned.discard(process.pid)
-                self.say(process, 'line', 'line', number=process.line)
-            else:
-                self.returned.add(process.pid)
-        elif handle := HANDLERS.get(name):
-            handle(self, process, call, kind)
 
 def in_order(parsed):
-    """What strace has seen, where calls of several processes that have waited for the same end by their age."""
+    """What strace has seen; where one event ends the calls of several processes, the oldest comes first."""
     for at in range(1, len(parsed)):
         (before, first), (what, second) = parsed[at - 1:at + 1]
         if before == what == 'ends' and {first.name, second.name} <= {*WAIT} and first.pid > second.pid:
