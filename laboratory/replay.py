@@ -104,8 +104,8 @@ def of_own(command, scene='', pep475=''):
     pep475 = pep475 or (bug.pep475 if bug else 'on')
     files = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
     words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
-    return Play('your server', f"make replay SERVER='{command}'{typed(scene)}", words, (files or [''])[0], bug,
-                pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
+    return Play('your server', f"make replay SERVER='{command}'{typed(scene)}", words, (files or [''])[0],
+                bug, pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
 
 def find_scene(name):

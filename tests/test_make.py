@@ -26,7 +26,7 @@ from tests.helpers import ON_PATH, press_ctrl_c
 
 STAGES = [stage.name for stage in all_stages()]
 BUGS = [f'bug-{path.stem.replace("_", "-")}' for path in ROOT.glob('laboratory/bugs/[!_]*.py')]
-HELPS = 'learn bug watch trace grade matrix bench client diff readmes pictures'.split()
+HELPS = 'learn bug watch trace replay grade matrix bench client diff readmes pictures'.split()
 ENV = {**os.environ, **ON_PATH, 'HOST': '127.0.0.1', 'PORT': '0'}  # make takes no path with a space
 
 
@@ -244,7 +244,7 @@ def test_a_terminal_without_arrows_gets_question_marks(monkeypatch, prints):
 
 def test_shell_completion_sees_every_command():
     database = make('-pRrq', 'help')[1]
-    names = [*(f'{kind}{stage}' for kind in ('', 'diff-', 'trace-') for stage in STAGES),
+    names = [*(f'{kind}{stage}' for kind in ('', 'diff-', 'trace-', 'replay-') for stage in STAGES),
              *BUGS, *(f'help-{name}' for name in HELPS)]
     assert [name for name in names if f'\n{name}:' not in database] == []
 

@@ -38,6 +38,7 @@ def a_child_is_stopped(server):
     stopped = [child] if child else []
     server.let_rest()
     kernel.suspend(stopped)
+    server.let_rest()  # its parent may have a handler
     ask(connected(server), server)
     kernel.resume(stopped)
     server.let_rest()
