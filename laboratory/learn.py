@@ -11,7 +11,8 @@ should do and does not do yet. Fix that, and save again. When a lesson passes, n
 A save ends a test that still runs, and begins the next one. A key ends it, too.
 
 The last line names all keys. h gives a hint, s shows the bug once more and tells you what to type to see
-it, t lists the system calls (on Linux, with strace), and d compares your code with ours.
+it, t lists the system calls (on Linux, with strace), v writes a page in which you step through them, and d
+compares your code with ours.
 
 Your files are never overwritten. To begin again, move them away first.
 

@@ -14,6 +14,7 @@ strace does not tell is worked out, and compared with /proc: where they disagree
 import os
 import re
 import sys
+import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -91,11 +92,12 @@ class Play(NamedTuple):
 def of_stage(stage, scene='', pep475=''):
     """The Play of a stage."""
     bug = find_scene(scene)
-    app = [bug.apps[0]] if bug and bug.apps[0] and bug.scene is not one_request else stage.arguments
     path = str((stages.ROOT / stage.server).resolve())
     pep475 = pep475 or (bug.pep475 if bug else 'on')
-    return Play(f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}{typed(scene)}',
-                [sys.executable, path, *app], path, bug, pep475, free_port())
+    app = app_of(bug)
+    words = [sys.executable, path, *([app] if app else stage.arguments)]
+    return Play(f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}{typed(scene)}', words, path,
+                bug, pep475, free_port())
 
 
 def of_own(command, scene='', pep475=''):
@@ -103,7 +105,7 @@ def of_own(command, scene='', pep475=''):
     bug, port = find_scene(scene), free_port()
     pep475 = pep475 or (bug.pep475 if bug else 'on')
     files = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
-    words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), bug and bug.apps[0], pep475)}']
+    words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), app_of(bug), pep475)}']
     return Play('your server', f"make replay SERVER='{command}'{typed(scene)}", words, (files or [''])[0],
                 bug, pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
@@ -114,6 +116,11 @@ def find_scene(name):
     if name and not bug:
         sys.exit(f'SCENE={name} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
     return bug
+
+
+def app_of(bug):
+    """The application that the server should run for a scene, None for its own."""
+    return bug.apps[0] if bug and bug.scene is not one_request else None
 
 
 def typed(scene):
@@ -172,6 +179,8 @@ def main():
     path = OWN if command else FOLDER / f'{play.name}.html'
     write(path, page(made))
     console.print(f'{len(made["steps"])} steps. Open in a browser: {path}', soft_wrap=True, markup=False)
+    if command and (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+        webbrowser.open(path.as_uri())
 
 
 if __name__ == '__main__':

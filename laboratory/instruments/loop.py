@@ -39,7 +39,7 @@ class Loop:
                 found['n'] = 'next lesson', self.next
         if learner.about:
             found['s'] = 'scene', self.scene
-        return {**found, 't': ('trace', self.trace), 'q': ('quit', self.quit)}
+        return {**found, 't': ('trace', self.trace), 'v': ('replay', self.replay), 'q': ('quit', self.quit)}
 
     def show_keys(self):
         """Show what can be pressed."""
@@ -102,12 +102,21 @@ class Loop:
         console.print(f'See it in two other terminals:\n\n{typed}', markup=False, soft_wrap=True)
 
     def trace(self):
+        bug = self.learner.about
+        if not bug or bug.scene is one_request:
+            console.print('One ordinary request:\n', style='dim')
+        self.run_module('trace', REQUEST='yes', **self.run_of_scene())
+
+    def replay(self):
+        self.run_module('replay', **self.run_of_scene())
+
+    def run_of_scene(self):
+        """The variables for a run of the server with the clients of the scene."""
         bug, command = self.learner.about, self.learner.command
         if not bug or bug.scene is one_request:
             command = as_run(command, '{port}', *self.learner.lesson.stage.arguments)
-            console.print('One ordinary request:\n', style='dim')
         name, pep475 = (bug.name, bug.pep475) if bug else ('', 'on')
-        self.run_module('trace', SERVER=command, PEP475=pep475, REQUEST='yes', SCENE=name)
+        return {'SERVER': command, 'PEP475': pep475, 'SCENE': name}
 
     def run_module(self, name, *arguments, **env):
         """Run another command of the laboratory on this terminal, to its end or ours."""
