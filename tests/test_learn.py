@@ -86,6 +86,8 @@ def test_a_reader_goes_through_two_lessons(terminal, house, tool):
     see(reader, f'Start: {start} Type: {typed} {bug.case(result).look_for}')
     press(reader, 't')
     see(reader, 'accept4 → a client')
+    press(reader, 'v')
+    see(reader, f'Open in a browser: {house}/my/replay.html')
     see(reader, 'q quit')
     for lesson, passes in (FIRST, 'This lesson passes.'), (SECOND, 'and so do the earlier ones.'):
         save(house, lesson.stage)
