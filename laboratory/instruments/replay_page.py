@@ -9,7 +9,7 @@ PLACE = '<script type="application/json" id="run">{}</script>'
 
 def page(run):
     """The page of a run. No text in it can end the element: < stands as an escape sequence of JSON."""
-    data = json.dumps(run, ensure_ascii=False, separators=(',', ':')).replace('<', r'\u003c')
+    data = json.dumps(run, separators=(',', ':')).replace('<', r'\u003c')
     before, place, after = TEMPLATE.read_text().partition(PLACE)
     return before + place.replace('{}', data) + after
 
