@@ -13,7 +13,9 @@ INDEX = """<!doctype html>
 <title>Replays</title>
 <style>
 :root { color-scheme: light dark; --paper: #faf8f4; --ink: #24272c; --quiet: #676c75; }
-@media screen and (prefers-color-scheme: dark) { :root { --paper: #17191d; --ink: #e6e3dc; --quiet: #9ca1a9; } }
+@media screen and (prefers-color-scheme: dark) {
+  :root { --paper: #17191d; --ink: #e6e3dc; --quiet: #a6abb3; }
+}
 body { max-width: 42em; margin: 3em auto; padding: 0 1em; background: var(--paper); color: var(--ink);
        font: 16px/1.5 system-ui, "Liberation Sans", sans-serif; }
 dt { margin-top: 1.2em; font-weight: 600; }
@@ -22,7 +24,8 @@ dd + dd, p { color: var(--quiet); }
 a { color: inherit; }
 </style>
 <h1>Replays</h1>
-<p>Real runs of the servers, to step through: each line, each call, in all processes, and what the kernel knows.</p>
+<p>Real runs of the servers, to step through: each line and each call, in all processes,
+with what the kernel knows beside it.</p>
 <dl>
 {}</dl>
 </html>
