@@ -28,7 +28,7 @@ def step(who, kind, says, line=None, call=None, **changes):
 def run_of(*steps, **more):
     return {'name': 'leak', 'scene': 'One client.', 'file': 'server.py', 'steps': steps,
             'source': ['while True:', '    client_fd = accept()', '    os.fork()', *['    pass'] * 60],
-            'moments': [{'step': 3, 'says': 'two on one line'}, {'step': len(steps), 'says': 'the end'}], **more}
+            'moments': [{'step': 3, 'says': 'two on one line'}, {'step': len(steps), 'says': 'end'}], **more}
 
 
 LEAK = run_of(
