@@ -1,6 +1,6 @@
 """What is said of each step, by its keys; and the moments of a run that are worth a jump.
 
-{Who} and {who} are who has done it; lists become 'the server and child 1', with has, keeps or holds behind.
+{Who} and {who} are who has done it. A list is shown as 'the server and child 1'; {holders:has} is its verb.
 """
 
 SAID = {
@@ -13,7 +13,6 @@ SAID = {
     'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them '
               'wait in the backlog until accept() takes them.',
     'handler': 'From now on {signal} interrupts {who}, and its handler runs.',
-    'SIG_DFL': '{Who} has no handler for {signal} any more.',
     'SIG_IGN': 'From now on {who} ignores {signal}.',
     'prints': '{Who} prints: {text}',
     # clients
@@ -53,6 +52,7 @@ SAID = {
     'thread ends': '{Who} ends. Its process goes on.',
     'killed': '{signal} kills {who}.',
     'exit FIN': 'The kernel closes what it had open, and FIN goes to {clients}.',
+    'exit RST': 'The kernel closes what it had open, and RST goes to {clients}, as bytes lie unread.',
     'zombie': 'It stays in the table as a zombie until {parent} asks with wait() how it ended.',
     'merged': 'One SIGCHLD is pending for {parent} already, so this one adds nothing.',
     'wait waits': '{Who} waits in wait(): no child has ended. It does nothing else until one does.',
@@ -74,7 +74,7 @@ SAID = {
     'stopped': '{signal} stops {who}. It does nothing until SIGCONT comes; other signals stay pending.',
     'continues': 'SIGCONT comes: {who} goes on.',
     # bytes
-    'recv waits': '{Who} waits in recv(): the client on {what} has sent nothing that is unread.',
+    'recv waits': '{Who} waits in recv() until the client on connection {n} sends something.',
     'recv': 'recv() takes {size} bytes out of the buffer of connection {n}.',
     'recv FIN': 'recv() returns no bytes: the client has sent FIN.',
     'recv reset': 'recv() fails: the client has reset the connection (RST).',
@@ -96,7 +96,7 @@ SAID = {
     'close RST': '{Who} closes descriptor {fd}, the last one of connection {n}, while {unread} bytes lie '
                  'unread: the kernel sends RST instead of FIN.',
     'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: '
-                  'now nothing is left of it.',
+                  'no process has an end of it any more.',
     'close late': '{Who} closes descriptor {fd}, the last one of connection {n}. FIN has gone out before.',
     'close': '{Who} closes descriptor {fd} ({what}).',
     'close listening': '{Who} closes its copy of the listening socket, descriptor {fd}: {holders} still '
@@ -107,6 +107,8 @@ SAID = {
     # other calls
     'again': '{Who} is back in {where}: Python has called it again after the signal (PEP 475).',
     'waits': '{Who} waits in {where}.',
+    **dict.fromkeys(['poll waits', 'select waits', 'epoll_wait waits'],
+                    '{Who} waits in {where} until a socket is ready, or its time is over.'),
     'ready': '{name}() returns: something is ready.',
     'times out': '{name}() returns 0: nothing is ready.',
     'fails': '{name}() fails with {error}.',
@@ -114,27 +116,29 @@ SAID = {
 MOMENTS = {  # (how much worth a jump, what it is called)
     'accept': (3, 'accept() takes connection {n} out of the backlog'),
     'fork': (5, 'fork(): two processes stand on one line'),
-    'thread': (5, 'a thread: no copies'),
+    'thread': (5, 'A thread: no copies'),
     'handler': (3, '{Who} gets a handler for {signal}'),
     'close kept': (9, '{Who} closes its copy: no FIN, {holders} still {holders:has} one'),
     'close FIN': (8, '{Who} closes the last copy: FIN'),
     'close RST': (9, '{Who} closes with bytes unread: RST'),
     'exit FIN': (7, '{Who} ends, and the kernel sends FIN for it'),
+    'exit RST': (7, '{Who} ends, and the kernel sends RST for it'),
     'shutdown': (7, 'shutdown() sends FIN'),
     'in vain end': (9, '{Who} hangs: FIN has not come'),
     'in vain reply': (8, '{Who} waits for its reply'),
     'in vain backlog': (9, '{Who} waits in the backlog'),
     'closes CLOSE_WAIT': (8, '{Who} has gone: CLOSE_WAIT'),
     'zombie': (8, '{Who} is a zombie'),
-    'merged': (9, 'a SIGCHLD that adds nothing: one is pending already'),
-    'more zombies': (9, 'one SIGCHLD, one wait(), and zombies are left'),
+    'merged': (9, 'A SIGCHLD that adds nothing: one is pending already'),
+    'more zombies': (9, 'One wait() for several zombies, {left} are left'),
     'reaped': (6, '{Who} asks how {child} ended'),
+    'no child': (7, 'No child is left to ask for'),
     'none ended': (6, 'WNOHANG: {who} does not wait'),
     'wait waits': (7, '{Who} waits in wait()'),
     'interrupts': (6, '{signal} interrupts {where}'),
     'EINTR': (7, '{name}() ends with EINTR'),
     'again': (6, 'Python calls {where} again'),
-    'no handler': (5, 'a SIGCHLD, and no handler'),
+    'no handler': (5, 'A SIGCHLD, and no handler'),
     'stopped': (7, '{Who} is stopped'),
     'continues': (5, '{Who} goes on'),
     'exit status': (9, '{Who} ends with exit status {status}'),

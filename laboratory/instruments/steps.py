@@ -208,9 +208,10 @@ class Steps:
         closed = self.kernel.exit(process)
         if process.is_thread and (signal or process.main in self.ending):
             return  # its process ends, which says all
+        sent = {each.sent for each in closed} - {''}
         clients = [f'client {each.file.connection.number}' for each in closed if each.sent]
         how = 'killed' if signal else 'thread ends' if process.is_thread else 'exit'
-        keys = [how + ' status' * (how == 'exit' and status != '0'), *['exit FIN'] * bool(clients)]
+        keys = [how + ' status' * (how == 'exit' and status != '0'), *(f'exit {what}' for what in sorted(sent))]
         if process.state == 'zombie':
             keys += ['zombie', *['merged'] * self.notify(process)]
         self.say(process, 'exit', *keys, status=status, signal=signal, clients=clients,
