@@ -114,7 +114,7 @@ def close_key(closed):
         return 'close RST'
     if 'client' in connection.closed:
         return 'close gone'
-    return 'close FIN' if closed.sent else 'close late'
+    return 'close late' if not closed.sent else 'close FIN' if closed.file.is_copied else 'close only'
 
 
 def on_recv(steps, process, call, kind):
@@ -171,7 +171,8 @@ def on_setsockopt(steps, process, call, kind):
 def on_wait(steps, process, call, kind):
     shown = 'waitpid(-1, WNOHANG)' if 'WNOHANG' in call.args else 'wait()'
     if not fine(call):
-        return fails(steps, process, call, kind, 'wait', {'ECHILD': 'no child'})
+        key, error = ('no child', 'ECHILD') if 'ECHILD' in call.error else ('fails', result_of(call))
+        return steps.say(process, kind, key, call=f'{shown} = {error}', name='wait', error=error)
     child = steps.kernel.processes.get(int(call.result))
     if not child:
         return steps.say(process, kind, 'none ended', call=f'{shown} = 0')
@@ -217,7 +218,7 @@ def on_dup(steps, process, call, kind):
     file = process.table.get(call.first)
     if file and fine(call) and (call.name != 'fcntl' or 'F_DUPFD' in call.args):
         steps.kernel.close(process, call.result)
-        process.table[call.result] = file
+        process.table[call.result], file.is_copied = file, True
         steps.say(process, kind, 'dup', call=called('dup', call, call.result), fd=call.first,
                   copy=call.result, what=str(file))
 

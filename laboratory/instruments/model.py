@@ -16,6 +16,7 @@ class File:
 
     def __init__(self, kind, connection=None):
         self.kind, self.connection = kind, connection
+        self.is_copied = False  # whether there have been copies
         self.is_servers = False  # whether it is bound to the server's port
         self.lingers = True  # False: close() sends RST, see SO_LINGER in socket(7)
 
@@ -80,8 +81,10 @@ class Kernel:
 
     def fork(self, parent, pid, is_thread=False):
         name = f'{"thread" if is_thread else "child"} {next(self.numbers[is_thread])}'
-        self.processes[pid] = Process(pid, name, FIRST_PID + len(self.processes), parent, is_thread)
-        return self.processes[pid]
+        child = self.processes[pid] = Process(pid, name, FIRST_PID + len(self.processes), parent, is_thread)
+        for file in child.table.values():
+            file.is_copied |= not is_thread
+        return child
 
     def descriptors(self):
         """All of them: (process, descriptor, File)."""

@@ -93,6 +93,7 @@ SAID = {
     'close kept': '{Who} closes its copy of connection {n}, descriptor {fd}. No FIN goes out: {holders} '
                   'still {holders:has} one.',
     'close FIN': '{Who} closes descriptor {fd}, the last one of connection {n}: the kernel sends FIN.',
+    'close only': '{Who} closes descriptor {fd}, and with it connection {n}: the kernel sends FIN.',
     'close RST': '{Who} closes descriptor {fd}, the last one of connection {n}, while {unread} bytes lie '
                  'unread: the kernel sends RST instead of FIN.',
     'close gone': '{Who} closes descriptor {fd}, the last one of connection {n}. The client has gone before: '
@@ -120,6 +121,7 @@ MOMENTS = {  # (how much worth a jump, what it is called)
     'handler': (3, '{Who} gets a handler for {signal}'),
     'close kept': (9, '{Who} closes its copy: no FIN, {holders} still {holders:has} one'),
     'close FIN': (8, '{Who} closes the last copy: FIN'),
+    'close only': (8, '{Who} closes the connection: FIN'),
     'close RST': (9, '{Who} closes with bytes unread: RST'),
     'exit FIN': (7, '{Who} ends, and the kernel sends FIN for it'),
     'exit RST': (7, '{Who} ends, and the kernel sends RST for it'),

@@ -211,7 +211,8 @@ class Steps:
         sent = {each.sent for each in closed} - {''}
         clients = [f'client {each.file.connection.number}' for each in closed if each.sent]
         how = 'killed' if signal else 'thread ends' if process.is_thread else 'exit'
-        keys = [how + ' status' * (how == 'exit' and status != '0'), *(f'exit {what}' for what in sorted(sent))]
+        how += ' status' * (how == 'exit' and status != '0')
+        keys = [how, *(f'exit {what}' for what in sorted(sent))]
         if process.state == 'zombie':
             keys += ['zombie', *['merged'] * self.notify(process)]
         self.say(process, 'exit', *keys, status=status, signal=signal, clients=clients,
