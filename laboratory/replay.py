@@ -32,7 +32,7 @@ from laboratory.instruments.saves import files_in, is_built
 from laboratory.instruments.steps import Steps
 from laboratory.instruments.terminal import console, run
 from laboratory.instruments.timeline import need_strace
-from laboratory.instruments.turns import MOST_TURNS, StagedServer
+from laboratory.instruments.turns import StagedServer
 
 FOLDER, OWN = stages.ROOT / 'replays', stages.ROOT / 'my/replay.html'
 MOST_PROCESSES = 40  # of the reader's server at the same time, with strace and a shell
@@ -135,7 +135,7 @@ def played(play):
         except OSError as error:
             console.print(f'A request has failed: {error}', markup=False)
         server.let_rest()
-        if server.turns == MOST_TURNS:
+        if server.goes_on:
             server.note('goes on')
         compare = partial(differences, port=server.port)
         steps = Steps([*server.story], server.looks, server.pid, server.port, compare)

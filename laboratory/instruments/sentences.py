@@ -7,7 +7,7 @@ SAID = {
     'line': '{Who} comes to line {number}.',
     'folded lines': '{Who} runs {count} lines that ask the kernel for nothing, up to line {number}.',
     'folded': 'The same {count} more times.',
-    'goes on': 'So many lines have run, and the server has not come to rest. The replay ends here.',
+    'goes on': 'The server does not come to rest. The replay ends here.',
     'socket': '{Who} asks the kernel for a socket, and gets descriptor {fd}.',
     'bind': 'The socket gets its address, port 8888.',
     'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them '

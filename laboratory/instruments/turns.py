@@ -14,7 +14,7 @@ from itertools import count
 
 from laboratory.instruments import kernel
 from laboratory.instruments.looks import look, tasks_of
-from laboratory.instruments.process import NAP, ServerProcess
+from laboratory.instruments.process import A_WHILE, NAP, ServerProcess
 from laboratory.instruments.timeline import CALLS
 
 MORE_CALLS = ['access', 'connect', '?epoll_create', 'epoll_create1', 'exit_group', 'kill', '?pipe', 'pipe2',
@@ -24,7 +24,8 @@ STRACE = ['strace', '-f', '-q', '--seccomp-bpf', '-s', '300',
           '-e', f'trace={",".join({*CALLS, *MORE_CALLS} - NO_CALLS)}']
 AT_A_STRETCH = 200  # lines of one process, then another has a turn
 MOST_TURNS = 1000
-BUSY = 3  # seconds after which a server that does not rest is not waited for
+WORK = 3  # seconds of CPU after which a server that does not rest is not waited for
+SURE = 0.02  # seconds after which nothing comes that was on its way
 PAUSE = 0.0005  # seconds between two looks at what may move
 RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5)
 BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
@@ -37,6 +38,7 @@ class StagedServer(ServerProcess):
     """A server under strace, whose lines take turns: a context manager.
 
     file     whose lines these are, '' for a server that is not in Python
+    goes_on  whether it was seen not to rest
     story    what has happened, as strace writes it; '0 client 1 …' is what a client has done,
              and '0 look 3' stands where all rested: looks[3] is what the kernel said then
     """
@@ -45,8 +47,8 @@ class StagedServer(ServerProcess):
         self.trace = tempfile.NamedTemporaryFile('r', errors='replace', newline='\n')
         super().__init__([*STRACE, '-o', self.trace.name, *command], {**env, 'REPLAY': file}, bounds)
         self.story, self.looks, self.clients = [], [], count(1)
-        self.order, self.last, self.stretch, self.turns = [], None, 0, 0
-        self.seen, self.begun, self.is_over = 0, None, False
+        self.order, self.last, self.stretch, self.turns, self.goes_on = [], None, 0, 0, False
+        self.seen, self.begun, self.tasks, self.is_over = 0, None, None, False
 
     def __enter__(self):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])  # what is started inherits that
@@ -70,17 +72,25 @@ class StagedServer(ServerProcess):
     def wait_until(self, condition, **limits):
         """Let it go on until condition() is true, or until all rest; return whether it became so."""
         self.play(condition)
-        if not condition() and self.turns < MOST_TURNS:
+        if not condition() and not self.goes_on:
             self.note('all rest')
         return condition()
 
     def play(self, until=lambda: False):
         """Give turns until that is true, or all rest: for good, as far as can be seen."""
-        while (waiting := self.settle()) or self.wakes_up(until):
-            if until() or self.turns == MOST_TURNS:
+        while True:
+            waiting = self.settle()
+            if until() or self.goes_on or self.is_over:
                 break
             if waiting:
                 self.give_turn(waiting)
+            elif not self.stirs() and not self.wakes_up(until):
+                break
+
+    def stirs(self):
+        """Whether something goes on by itself: on a busy machine bytes may be on their way for a moment."""
+        time.sleep(SURE)
+        return tasks_of(self.relatives()) != self.tasks
 
     def wakes_up(self, until):
         """Wait for what is in sleep(); return whether there was something, and it has gone on."""
@@ -93,15 +103,19 @@ class StagedServer(ServerProcess):
 
         Two looks that find all asleep, none of which had a CPU in between: then all were asleep at one time.
         """
-        before, deadline = None, time.monotonic() + BUSY
-        while time.monotonic() < deadline and not self.is_over:
-            tasks = tasks_of(self.relatives())
-            if tasks == before and all(task.state in RESTS for task in tasks):
+        self.tasks, begin = None, time.monotonic()
+        while not self.goes_on and not self.is_over:
+            before, self.tasks = self.tasks, tasks_of(self.relatives())
+            if self.tasks == before and all(task.state in RESTS for task in self.tasks):
                 self.read_trace()
-                return self.looked_at(tasks)
-            before = tasks
+                return self.looked_at(self.tasks)
+            self.goes_on = self.is_busy(time.monotonic() - begin)
             time.sleep(PAUSE)
         return []
+
+    def is_busy(self, seconds):
+        """Whether it can be seen that it will not rest, after so many seconds in which it did not."""
+        return seconds > kernel.LIMIT or seconds > A_WHILE and kernel.activity(self.relatives())[1] > WORK
 
     def looked_at(self, tasks):
         """Note what the kernel says where something has happened since; return those that wait for a turn."""
@@ -119,6 +133,7 @@ class StagedServer(ServerProcess):
         if self.stretch > AT_A_STRETCH:
             task, self.stretch = waiting[-1], 0
         self.turns, self.last = self.turns + 1, task.tid
+        self.goes_on = self.turns == MOST_TURNS
         ctypes.CDLL(None).tgkill(task.pid, task.tid, signal.SIGRTMAX)
 
     def read_trace(self):
