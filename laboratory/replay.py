@@ -171,6 +171,7 @@ def main():
     if bool(command) == bool(name):
         sys.exit("Name one server: make replay-part3-v1.2, or make replay SERVER='python3 my/server.py'")
     need_strace()
+    settings.check_part4()
     if name == 'all':
         return write_all()
     play = of_own(command, scene, pep475) if command else of_stage(stages.find_stage(name), scene, pep475)

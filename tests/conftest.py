@@ -18,7 +18,8 @@ from tests.helpers import altered, end_of, left
 # what `make test` exports is not for the commands that the tests run
 for name in ('MAKEFLAGS MAKELEVEL MFLAGS HOST PORT PEP475 APP FROM TO PART STAGE SCENE SERVER REQUEST WATCH '
              'GUESS NO_COLOR FORCE_COLOR PYTHONDONTWRITEBYTECODE WORKERS PATIENCE IDLE_TIMEOUT '
-             'REQUEST_TIMEOUT SEND_TIMEOUT APP_TIMEOUT STOP_TIMEOUT THREADS QUICK ONLY WRITE').split():
+             'REQUEST_TIMEOUT SEND_TIMEOUT APP_TIMEOUT STOP_TIMEOUT THREADS QUICK ONLY WRITE '
+             'DISPLAY WAYLAND_DISPLAY').split():
     os.environ.pop(name, None)
 
 # Ctrl-C and the others end the tests, with their servers. A job in the background inherits that SIGINT is

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from common import environment
 from common.stages import ROOT, find_stage
-from laboratory import bug, grade, learn, matrix, trace, watch
+from laboratory import bug, grade, learn, matrix, replay, trace, watch
 from laboratory.bugs import BUGS, cure, expected, stage_with
 from laboratory.instruments import kernel, views
 from laboratory.instruments.client import REQUEST, connect
@@ -149,6 +149,9 @@ def test_a_command_whose_pipe_is_closed_ends_in_silence():
      'SCENE=zombie sends requests of its own: leave out REQUEST=no'),
     (trace, {'SERVER': ''}, 'Name one server: make trace-part3-v1.2'),
     (trace, {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
+    (replay, {'SCENE': 'mick', 'SERVER': 'x'}, 'SCENE=mick is not a scene: use one of silent-client, '),
+    (replay, {'SERVER': ''}, 'Name one server: make replay-part3-v1.2'),
+    (replay, {'SERVER': 'x', 'PATH': '/nowhere'}, 'This needs Linux and strace'),
     (watch, {'PORT': '65536'}, 'PORT=65536 is not a valid port'),
     (matrix, {'STAGE': 'part1'}, 'STAGE=part1: there are no experiments for it'),
     (grade, {'SERVER': ''}, 'Name your server'),
