@@ -8,9 +8,8 @@ REPLAYS := $(addprefix replay-,$(STAGES))
 BUGS := $(subst _,-,$(patsubst laboratory/bugs/%.py,bug-%,\
 	$(filter-out %/__init__.py,$(wildcard laboratory/bugs/*.py))))
 HELPS := $(addprefix help-,learn bug watch trace replay grade matrix bench client diff readmes pictures)
-COMMANDS := help help-stages learn diff watch trace replay replays grade matrix bench client test corpus lint readmes \
-	pictures clean
-ALL := $(COMMANDS) $(STAGES) $(DIFFS) $(TRACES) $(REPLAYS) $(BUGS) $(HELPS)
+COMMANDS := help help-stages learn diff watch trace replay grade matrix bench client test corpus lint readmes pictures clean
+ALL := $(COMMANDS) replays $(STAGES) $(DIFFS) $(TRACES) $(REPLAYS) $(BUGS) $(HELPS)
 
 # folders, which make would take for targets that are made already: part3/v1.2, and with a / behind
 FOLDERS := $(wildcard */ */*/)
@@ -73,7 +72,7 @@ $(REPLAYS): replay-%:
 replay:
 	$(VENV) laboratory.replay
 
-## make replays: makes all replays anew
+# all that are in replays/
 replays:
 	$(VENV) laboratory.replay all
 

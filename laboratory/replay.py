@@ -38,6 +38,7 @@ FOLDER, OWN = stages.ROOT / 'replays', stages.ROOT / 'my/replay.html'
 MOST_PROCESSES = 40  # of the reader's server at the same time, with strace and a shell
 ONE_REQUEST = 'A client sends a request and waits for the end of the reply.'
 MARKED_LINES = stages.ROOT / 'common/marked_lines'
+PATIENT = dict.fromkeys(['IDLE_TIMEOUT', 'REQUEST_TIMEOUT', 'SEND_TIMEOUT'], '60')  # seconds: turns take time
 REPLAYS = """
 part1
 part3-v1.0
@@ -86,7 +87,7 @@ class Play(NamedTuple):
     def env(self):
         path = f'{MARKED_LINES}{os.pathsep}{server_path(self.pep475)}'
         more = self.bug.env if self.bug else {}
-        return {'PYTHONPATH': path, 'PORT': str(self.port), 'WORKERS': '2', **more}
+        return {'PYTHONPATH': path, 'PORT': str(self.port), 'WORKERS': '2', **PATIENT, **more}
 
 
 def of_stage(stage, scene='', pep475=''):
@@ -180,7 +181,7 @@ def main():
     path = OWN if command else FOLDER / f'{play.name}.html'
     write(path, page(made))
     console.print(f'{len(made["steps"])} steps. Open in a browser: {path}', soft_wrap=True, markup=False)
-    if command and (os.environ.get('DISPLAY') or os.environ.get('WAYLAND_DISPLAY')):
+    if command and {'DISPLAY', 'WAYLAND_DISPLAY'} & os.environ.keys():  # there is a desktop
         webbrowser.open(path.as_uri())
 
 
