@@ -66,7 +66,6 @@ class ServerProcess:
     last_exchange    the request that fetch() sent last, and its Reply; None for none
     whole            the bytes of a whole answer, as far as ask() has seen
     """
-    client_socket = socket.socket  # makes a socket for a client of it
 
     def __init__(self, command, env=(), bounds=None, pace=0.0, patience=PATIENCE, own_port=None):
         self.command, self.env = command, {**os.environ, 'HOST': '127.0.0.1', 'PORT': '0', **dict(env)}

@@ -13,7 +13,7 @@ MOST_LINES = 1000  # of a file
 
 def data(name, scene, command, file, source, steps):
     """What is in a replay; steps are counted from 1."""
-    lines = source.splitlines()[:MOST_LINES]
+    lines = source.removesuffix('\n').split('\n')[:MOST_LINES]
     steps = folded([step for step in steps if not (step.kind == 'line' and is_bare(lines, step.line))])
     left_out = len(steps) - MOST_STEPS
     shown, before = [], {}
