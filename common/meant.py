@@ -10,7 +10,7 @@ import sys
 def meant(typed, known):
     """Those of the known names that are the same in other signs, or end so, or differ by a typo."""
     name = re.sub('[^a-z0-9.]+', '-', typed.lower()).strip('-')
-    others = 'diff-', 'trace-', 'help-'
+    others = 'diff-', 'trace-', 'replay-', 'help-'
     ends = [each for each in known if each.endswith(f'-{name}') and not each.startswith(others)]
     near = [each for each in known if digits(each) == digits(name)]  # v9 is no typo of v1.0
     return [name] if name in known else ends or difflib.get_close_matches(name, near, 1, 0.8)

@@ -232,9 +232,9 @@ def keys_after(learner, found):
 
 
 def test_the_reader_is_in_the_first_lesson_that_does_not_pass(learner, capsys):
-    assert keys_after(learner, {ZOMBIE: found('no worker')}) == 'rhstq'
+    assert keys_after(learner, {ZOMBIE: found('no worker')}) == 'rhstvq'
     assert learner.number == AT_ZOMBIE
-    assert keys_after(learner, {}) == 'rdnstq'
+    assert keys_after(learner, {}) == 'rdnstvq'
     keys_after(learner, {FIRST.bugs[0]: found(BUG)})
     learner.tell()
     assert 'This lesson passes, but your server now fails an earlier one.' in capsys.readouterr().out
@@ -242,7 +242,7 @@ def test_the_reader_is_in_the_first_lesson_that_does_not_pass(learner, capsys):
 
 
 def test_at_the_end_everything_is_asked(learner, capsys, monkeypatch):
-    assert keys_after(learner, {ZOMBIE: found('no child')}) == 'rdstq'
+    assert keys_after(learner, {ZOMBIE: found('no child')}) == 'rdstvq'
     learner.tell()
     assert f'Your server passes all lessons of part 3.\n{learn.THE_END["part3"]}' in capsys.readouterr().out
     assert set(learner.results) == set(asked('part3'))
@@ -273,7 +273,7 @@ def test_a_server_that_cannot_be_tested_gets_hints_and_its_lesson_later(learner,
         raise ServerFailed('did not listen on a port', 'Traceback\nOSError: \x1b[2J')
     with monkeypatch.context() as patched:
         patched.setattr(learn, 'first_client', fail)
-        assert keys_after(learner, {}) == 'rhtq'
+        assert keys_after(learner, {}) == 'rhtvq'
     learner.tell()
     assert capsys.readouterr().out.endswith(
         '\n\nYour server could not be tested: it did not listen on a port. It printed:\n'

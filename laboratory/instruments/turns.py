@@ -51,8 +51,11 @@ class StagedServer(ServerProcess):
         self.seen, self.begun, self.tasks, self.is_over = 0, None, None, False
 
     def __enter__(self):
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])  # what is started inherits that
-        return super().__enter__()
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMAX])  # what is started inherits that
+        try:
+            return super().__enter__()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
 
     def stop(self):
         self.is_over = True
