@@ -190,6 +190,25 @@ def test_without_agreement_with_the_kernel_no_page_is_written(tool, monkeypatch)
         replay.played(replay.of_stage(find_stage('part3-v1.1')))
 
 
+def test_a_handler_that_runs_between_two_lines_is_shown_with_its_own_lines(tool, tmp_path):
+    tool('strace')
+    (tmp_path / 'server.py').write_text(
+        'import os, signal, socket\n'
+        'signal.signal(signal.SIGCHLD, lambda *_:\n'
+        '    os.wait())\n'
+        'server = socket.create_server(("127.0.0.1", int(os.environ["PORT"])))\n'
+        'server.accept()\n'
+        'if os.fork() == 0:\n'
+        '    os._exit(0)\n'
+        'for number in range(300): pass\n'  # more lines than one process has at a stretch
+        'server.accept()\n')
+    run = replay.played(replay.of_own(f'{PYTHON} {tmp_path}/server.py'))
+    said = [step['says'] for step in run['steps']]
+    at = said.index('SIGCHLD tells the server that child 1 has ended. Its handler runs next.')
+    assert [step['line'] for step in run['steps'][at:at + 3]] == [8, 3, 3]
+    assert run['steps'][at + 2]['call'] == 'wait() = 102'
+
+
 def test_a_server_that_forks_without_end_is_told_in_a_sentence(tool, monkeypatch, tmp_path):
     tool('strace')
     (tmp_path / 'server.py').write_text(
