@@ -136,8 +136,7 @@ def played(play):
         except OSError as error:
             console.print(f'A request has failed: {error}', markup=False)
         server.let_rest()
-        if server.goes_on:
-            server.note('goes on')
+        server.note('goes on' if server.goes_on else 'the end')
         compare = partial(differences, port=server.port)
         steps = Steps([*server.story], server.looks, server.pid, server.port, compare)
     if steps.differs:

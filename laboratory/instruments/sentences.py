@@ -8,6 +8,8 @@ SAID = {
     'folded lines': '{Who} runs {count} lines that ask the kernel for nothing, up to line {number}.',
     'folded': 'The same {count} more times.',
     'goes on': 'The server does not come to rest. The replay ends here.',
+    'the end': 'The run ends here. Zombies that are left: {zombies}. They stay until {who} calls wait(), '
+               'or ends.',
     'socket': '{Who} asks the kernel for a socket, and gets descriptor {fd}.',
     'bind': 'The socket gets its address, port 8888.',
     'listen': 'From now on the kernel completes connections to port 8888 by itself. Up to {limit} of them '
@@ -135,6 +137,7 @@ MOMENTS = {  # (how much worth a jump, what it is called)
     'more zombies': (9, 'One wait() for several zombies, {left} are left'),
     'reaped': (6, '{Who} asks how {child} ended'),
     'no child': (7, 'No child is left to ask for'),
+    'the end': (8, 'Zombies that are left: {zombies}'),
     'none ended': (6, 'WNOHANG: {who} does not wait'),
     'wait waits': (7, '{Who} waits in wait()'),
     'interrupts': (6, '{signal} interrupts {where}'),

@@ -113,8 +113,8 @@ class Steps:
             self.on_client(number, does, int(size or 0), data)
         elif text == 'all rest':
             self.on_rest()
-        elif text == 'goes on':
-            self.say(next(iter(self.kernel.processes.values())), 'folded', 'goes on')
+        elif text in ('goes on', 'the end'):
+            self.on_the_end(text)
         else:
             number = int(text.split()[1])
             self.on_look(self.looks[number] if number < len(self.looks) else None)
@@ -146,6 +146,13 @@ class Steps:
                 self.say(client, 'client', f'in vain {what}', n=connection.number, size=size,
                          holders=[each.name for each in holders], places=places)
 
+    def on_the_end(self, how):
+        """What is left when the run ends."""
+        server, *others = self.kernel.processes.values()
+        zombies = [each.name for each in others if each.state == 'zombie']
+        if how == 'goes on' or zombies:
+            self.say(server, 'folded', how, zombies=zombies)
+
     def on_client(self, number, does, size, data):
         """What a client has done, see turns.Client."""
         if does == 'connects from':
@@ -175,13 +182,13 @@ class Steps:
     # signals and ends
 
     def on_signal(self, process, name, code, pid):
-        process.main.pending.discard(name)
         sender = self.kernel.processes.get(int(pid or 0))
         values = {'signal': name, 'child': sender and sender.name}
         for stopped in process, code == 'CLD_CONTINUED' and sender:  # SIGCONT may be delivered after others
             if stopped and stopped.state == 'stopped':
                 stopped.state = stopped.was
                 self.say(stopped, 'signal', 'continues')
+        process.main.pending.discard(name)
         if process.handles(name):
             then = 'interrupts' if process.state == 'waits' else 'handler next'
             process.state, where, process.where = 'runs', process.where, ''
