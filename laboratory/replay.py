@@ -91,14 +91,13 @@ class Play(NamedTuple):
 
 
 def of_stage(stage, scene='', pep475=''):
-    """The Play of a stage."""
-    bug = find_scene(scene)
+    """The Play of a stage; pep475 is 'on' or 'off', '' for what the scene needs."""
+    bug, app = find_scene(scene), app_of(find_scene(scene))
     path = str((stages.ROOT / stage.server).resolve())
-    pep475 = pep475 or (bug.pep475 if bug else 'on')
-    app = app_of(bug)
     words = [sys.executable, path, *([app] if app else stage.arguments)]
-    return Play(f'{stage.name}-{scene}'.rstrip('-'), f'make replay-{stage.name}{typed(scene)}', words, path,
-                bug, pep475, free_port())
+    name = '-'.join(filter(None, [stage.name, scene, pep475 and f'pep475-{pep475}']))
+    return Play(name, f'make replay-{stage.name}{typed(scene, pep475)}', words, path, bug,
+                pep475 or (bug.pep475 if bug else 'on'), free_port())
 
 
 def of_own(command, scene='', pep475=''):
@@ -107,7 +106,7 @@ def of_own(command, scene='', pep475=''):
     pep475 = pep475 or (bug.pep475 if bug else 'on')
     files = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
     words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), app_of(bug), pep475)}']
-    return Play('your server', f"make replay SERVER='{command}'{typed(scene)}", words, (files or [''])[0],
+    return Play('your server', f"make replay SERVER='{command}'{typed(scene, '')}", words, (files or [''])[0],
                 bug, pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
 
@@ -124,8 +123,8 @@ def app_of(bug):
     return bug.apps[0] if bug and bug.scene is not one_request else None
 
 
-def typed(scene):
-    return f' SCENE={scene}' * bool(scene)
+def typed(scene, pep475):
+    return f' SCENE={scene}' * bool(scene) + f' PEP475={pep475}' * bool(pep475)
 
 
 def played(play):
@@ -141,14 +140,14 @@ def played(play):
         steps = Steps([*server.story], server.looks, server.pid, server.port, compare)
     if steps.differs:
         sys.exit(f'No page is written, as model and kernel disagree. {steps.differs[0]}')
-    source = Path(play.file).read_text(errors='backslashreplace') if play.file else ''
+    source = Path(play.file).read_text('utf-8', 'backslashreplace') if play.file else ''
     return data(play.name, play.told, play.typed, os.path.basename(play.file), source, steps.steps)
 
 
 def write(path, text):
     try:
         path.parent.mkdir(exist_ok=True)
-        path.write_text(text)
+        path.write_text(text, 'utf-8')
     except OSError as error:
         sys.exit(f'cannot write {path}: {error.strerror}')
 

@@ -176,7 +176,7 @@ def test_a_replay_in_the_repository_is_what_a_run_gives(line, tool):
     tool('strace')
     stage, _, scene = line.partition(' ')
     fresh = replay.played(replay.of_stage(find_stage(stage), scene))
-    kept = in_page((replay.FOLDER / f'{fresh["name"]}.html').read_text())
+    kept = in_page((replay.FOLDER / f'{fresh["name"]}.html').read_text('utf-8'))
     if kept['python'] != fresh['python']:
         pytest.skip(f'it was made with Python {kept["python"]}, whose lines differ')
     assert fresh == kept, 'run `make replays`'
