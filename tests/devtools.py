@@ -1,8 +1,10 @@
 """A page in headless Chromium, driven through its DevTools protocol, which is JSON on two pipes."""
 import json
 import os
+import select
 import subprocess
 
+from laboratory.instruments import kernel
 from tests.test_browser import OPTIONS
 
 CODES = {'Tab': 9, 'Enter': 13}  # the keys that Chromium itself answers to
@@ -20,7 +22,8 @@ class Page:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(from_us)
         os.close(to_us)
-        self.answers, self.commands = open(answers, 'rb'), open(commands, 'wb', buffering=0)
+        self.answers, self.commands = (open(pipe, mode, buffering=0)
+                                       for pipe, mode in [(answers, 'rb'), (commands, 'wb')])
         self.number, self.session, self.events, self.unread = 0, {}, [], b''
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         self.session = {
@@ -30,7 +33,8 @@ class Page:
 
     def message(self):
         while b'\0' not in self.unread:
-            read = self.answers.read1(1 << 20)
+            assert select.select([self.answers], [], [], kernel.LIMIT)[0], 'Chromium does not answer'
+            read = self.answers.read(1 << 20)
             assert read, 'Chromium has ended'
             self.unread += read
         message, _, self.unread = self.unread.partition(b'\0')
