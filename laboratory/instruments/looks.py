@@ -117,7 +117,7 @@ def files_differ(process, pid, look, port):
     if process.is_thread or not process.is_alive:
         return ''
     ports = {socket.link: other for (own, other), socket in look.sockets.items() if own == port}
-    there = {fd: ports[link] for fd, link in look.files[pid].items() if link in ports}
+    there = {fd: ports[link] for fd, link in look.files.get(pid, {}).items() if link in ports}
     here = {fd: file.connection.port if file.connection else 0 for fd, file in process.table.items()
             if file.kind == 'listening' or file.connection and file.connection.states['server'] not in GONE}
     return f'descriptors {here}, in the kernel {there}' if here != there else ''
@@ -126,7 +126,7 @@ def files_differ(process, pid, look, port):
 def pending_differs(process, pid, look, port):
     if process.is_thread or not process.is_alive or not process.handles('SIGCHLD'):
         return ''
-    here, there = 'SIGCHLD' in process.pending, look.pending[pid]
+    here, there = 'SIGCHLD' in process.pending, look.pending.get(pid, False)
     return f'SIGCHLD pending: {here}, in the kernel: {there}' if here != there else ''
 
 
