@@ -25,7 +25,8 @@ from laboratory.instruments.client import one_request
 from laboratory.instruments.experiment import Bug
 from laboratory.instruments.looks import differences
 from laboratory.instruments.own import LIMITS, OUTPUT, SECONDS, as_run
-from laboratory.instruments.process import Bounds, free_port, server_path
+from laboratory.instruments.ports import free_port
+from laboratory.instruments.process import Bounds, server_path
 from laboratory.instruments.replay_page import index, page
 from laboratory.instruments.run_data import data
 from laboratory.instruments.saves import files_in, is_built
