@@ -1,21 +1,29 @@
-"""Draws what the commands show, as pictures/*.svg, for those who only read."""
+"""Draws what the commands show, as pictures/*.svg, for those who only read.
+
+The picture of a replay is what Chromium shows: pictures/replay.png.
+"""
 import io
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+from pathlib import Path
 
 from rich.console import Console
 from rich.text import Text
 
 from common import stages
 from laboratory.instruments.client import REQUEST, connect, fetch
+from laboratory.instruments.png import smaller
 from laboratory.instruments.process import stage_server
 from laboratory.instruments.terminal import run
 from laboratory.instruments.views import Watch
 
 FOLDER = stages.ROOT / 'pictures'
 WIDTH, HEIGHT = 96, 24  # characters
+REPLAY = 'replays/part3-final-lost-signal.html#82'  # a SIGCHLD that adds nothing
 
 
 def shown_by(command, status=0, **env):
@@ -44,6 +52,24 @@ def watching():
             return seen.screen(HEIGHT)
 
 
+def photograph():
+    """The replay in Chromium, as pictures/replay.png."""
+    chromium = shutil.which('chromium')
+    if not chromium:
+        sys.exit('pictures/replay.png needs chromium: on Debian and Ubuntu, apt install chromium')
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        picture = Path(folder) / 'replay.png'
+        file, step = REPLAY.split('#')
+        subprocess.run([
+            chromium, '--headless', '--no-sandbox', '--disable-gpu', '--hide-scrollbars',
+            '--window-size=1280,860', f'--user-data-dir={folder}', f'--screenshot={picture}',
+            f'{(stages.ROOT / file).as_uri()}#{step}',
+        ], env={**os.environ, 'TMPDIR': folder}, stderr=subprocess.DEVNULL)
+        if not picture.exists():
+            sys.exit('chromium has made no picture')
+        (FOLDER / 'replay.png').write_bytes(smaller(picture.read_bytes()))
+
+
 PICTURES = {
     'bug-lost-signal': ('make bug-lost-signal', lambda: shown_by('bug lost-signal')),
     'learn-fails': ('make learn', lambda: shown_by('learn', 1, SERVER='python3 part3/v1.1/server.py')),
@@ -60,6 +86,8 @@ def main():
         paper = Console(record=True, file=io.StringIO(), width=WIDTH, force_terminal=True, highlight=False)
         paper.print(show())
         paper.save_svg(str(FOLDER / f'{name}.svg'), title=title, unique_id=name)
+    print('pictures/replay.png', flush=True)
+    photograph()
 
 
 if __name__ == '__main__':

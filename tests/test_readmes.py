@@ -6,17 +6,19 @@ import subprocess
 import pytest
 
 from common.stages import BESIDE, ROOT, all_stages, is_own
-from laboratory import readmes
+from laboratory import pictures, readmes, replay
 from laboratory.bugs import EXPECTED
 from laboratory.instruments import kernel
 from laboratory.instruments.process import ServerFailed, ServerProcess
 from tests.helpers import ON_PATH, run_in_shell
+from tests.test_replay import in_page
 
 STAGES = [stage for stage in all_stages() if not is_own(stage.folder)]  # a reader's own folder is none
 PAGES = {path.relative_to(ROOT).as_posix(): path.read_text()
          for path in [*ROOT.glob('*.md'), *ROOT.glob('part*/*.md'), *map(readmes.page_of, STAGES)]}
 CONSOLE = re.compile(r'^```console\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 TYPED = [page for page, text in PAGES.items() if CONSOLE.search(text)]
+REPLAY = re.compile(r'(?:\[step (\d+)[^]]*)?\]\((?:\.\./)*replays/([\w.-]+)#(\d+)\)', re.IGNORECASE)
 STARTS_A_SERVER = re.compile(r"(make part|python3 (part|/tmp)|sh -c 'ulimit)(?!.*PORT=)")
 
 
@@ -153,6 +155,23 @@ def test_a_console_is_typed_in_one_terminal_which_the_paragraph_above_names(page
 def test_every_link_to_a_file_leads_somewhere(page):
     targets = re.findall(r'\]\(([^)#:]+)[^):]*\)', PAGES[page])
     assert [target for target in targets if not (ROOT / page).parent.joinpath(target).exists()] == []
+
+
+@pytest.mark.parametrize('page', [page for page in PAGES if REPLAY.search(PAGES[page])])
+def test_a_link_to_a_replay_names_a_step_that_is_one_of_its_moments(page):
+    for named, name, step in REPLAY.findall(PAGES[page]):
+        moments = [str(moment['step']) for moment in in_page((replay.FOLDER / name).read_text())['moments']]
+        assert step in moments and named in ('', step), f'replays/{name}#{step}'
+
+
+def test_the_page_of_a_stage_that_has_a_replay_links_to_it():
+    links = {page: {name for _, name, _ in REPLAY.findall(text)} for page, text in PAGES.items()}
+    names = {line.split()[0]: set() for line in replay.REPLAYS}
+    for line in replay.REPLAYS:
+        names[line.split()[0]].add(f'{line.replace(" ", "-")}.html')
+    pages = {stage.name: readmes.page_of(stage).relative_to(ROOT).as_posix() for stage in STAGES}
+    assert [stage for stage in names if not names[stage] & links[pages[stage]]] == []
+    assert pictures.REPLAY in PAGES['README.md']
 
 
 def test_every_command_that_a_page_names_is_there():
