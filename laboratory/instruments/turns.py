@@ -179,8 +179,8 @@ class Client(socket.socket):
         self.number = next(self.server.clients)
         self.tell(f'connects from {self.getsockname()[1]}')
 
-    def sendall(self, data):
-        self.act(super().sendall, data)
+    def sendall(self, data, flags=0):
+        self.act(super().sendall, data, flags)
         self.tell(f'sends {len(data)}', data)
 
     def send(self, data, flags=0):
