@@ -2,7 +2,10 @@
 import json
 import os
 import select
+import signal
 import subprocess
+import tempfile
+from contextlib import ExitStack, contextmanager
 
 from laboratory.instruments import kernel
 from tests.test_browser import OPTIONS
@@ -10,20 +13,31 @@ from tests.test_browser import OPTIONS
 CODES = {'Tab': 9, 'Enter': 13}  # the keys that Chromium itself answers to
 
 
+@contextmanager
+def browser(chromium):
+    """A page to drive; Chromium, with all its processes and files, is gone at the end."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, ExitStack() as pipes:
+        (answers, to_us), (from_us, commands) = os.pipe(), os.pipe()
+        answers = pipes.enter_context(open(answers, 'rb', buffering=0))
+        commands = pipes.enter_context(open(commands, 'wb', buffering=0))
+        with open(to_us), open(from_us):
+            process = subprocess.Popen(
+                ['bash', '-c', f'exec "$@" 3<&{from_us} 4>&{to_us}', 'bash', chromium, *OPTIONS,
+                 '--remote-debugging-pipe', f'--user-data-dir={folder}', 'about:blank'],
+                env={**os.environ, 'TMPDIR': folder}, pass_fds=[from_us, to_us], start_new_session=True,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            yield Page(answers, commands)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+
+
 class Page:
     """call() is a command of the protocol; events has what Chromium has told meanwhile."""
 
-    def __init__(self, chromium, folder):
-        (answers, to_us), (from_us, commands) = os.pipe(), os.pipe()
-        self.process = subprocess.Popen(
-            ['bash', '-c', f'exec "$@" 3<&{from_us} 4>&{to_us}', 'bash', chromium, *OPTIONS,
-             '--remote-debugging-pipe', f'--user-data-dir={folder}', 'about:blank'],
-            env={**os.environ, 'TMPDIR': folder}, pass_fds=[from_us, to_us],
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-        os.close(from_us)
-        os.close(to_us)
-        self.answers, self.commands = (open(pipe, mode, buffering=0)
-                                       for pipe, mode in [(answers, 'rb'), (commands, 'wb')])
+    def __init__(self, answers, commands):
+        self.answers, self.commands = answers, commands
         self.number, self.session, self.events, self.unread = 0, {}, [], b''
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         self.session = {
@@ -80,9 +94,3 @@ class Page:
 
     def text(self, name):
         return self.do(f'document.getElementById({name!r}).innerText')
-
-    def close(self):
-        self.process.kill()
-        self.process.wait()
-        self.commands.close()
-        self.answers.close()

@@ -1,12 +1,11 @@
 """The page of a replay in a real browser."""
 import os
 import shutil
-import tempfile
 
 import pytest
 
 from laboratory.instruments.replay_page import index, page
-from tests.devtools import Page
+from tests import devtools
 
 ODD = ('</script><script>document.title = 1</script><img src=x onerror="document.title = 2">'
        ' \x1b[31m \u202e \udcff')
@@ -77,10 +76,8 @@ ODDITIES = run_of(
 def browser():
     if not shutil.which('chromium'):
         (pytest.fail if os.environ.get('CI') else pytest.skip)('chromium is not installed')
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        shown = Page('chromium', folder)
+    with devtools.browser('chromium') as shown:
         yield shown
-        shown.close()
 
 
 @pytest.fixture

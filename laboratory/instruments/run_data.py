@@ -52,13 +52,12 @@ def folded(steps):
 
 
 def changed(before, after):
-    """The entries that are new, and None for those that are gone."""
+    """The entries that are new. None is ever taken away: a process that has gone stays, as gone."""
     found = {}
     for name, value in after.items():
         was = before.get(name)
         if isinstance(value, dict) and name != 'listening':
             entries = {key: entry for key, entry in value.items() if not was or was.get(key) != entry}
-            entries |= dict.fromkeys((was or {}).keys() - value.keys())
             if entries or was is None:
                 found[name] = entries
         elif value != was or not before:
