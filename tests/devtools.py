@@ -42,7 +42,7 @@ class Page:
         target = self.call('Target.createTarget', url='about:blank')['targetId']
         self.session = {
             'sessionId': self.call('Target.attachToTarget', targetId=target, flatten=True)['sessionId']}
-        for domain in 'Page', 'Network', 'Runtime':
+        for domain in 'Page', 'Network', 'Runtime', 'Log':
             self.call(f'{domain}.enable')
 
     def message(self):

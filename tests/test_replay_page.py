@@ -4,9 +4,12 @@ import shutil
 
 import pytest
 
+from common import stages
 from laboratory.instruments.replay_page import index, page
 from tests import devtools
 
+REPLAYS = sorted(file for file in (stages.ROOT / 'replays').glob('*.html') if file.stem != 'index')
+ERRORS = 'Runtime.exceptionThrown', 'Log.entryAdded'
 ODD = ('</script><script>document.title = 1</script><img src=x onerror="document.title = 2">'
        ' \x1b[31m \u202e \udcff')
 SERVER = {'pid': 101, 'parent': None, 'state': 'runs', 'line': 1, 'pending': []}
@@ -37,7 +40,8 @@ LEAK = run_of(
          processes={'server': {**SERVER, 'line': 2, 'fds': BOTH}},
          clients={'client 1': {'sent': r'GET / HTTP/1.1\r\n', 'got': '', 'state': 'waits'}}),
     step('server', 'returns', 'Now there are two.', 3, 'fork() = 102',
-         processes={'child 1': {**CHILD, 'line': 3, 'fds': BOTH}}),
+         processes={'server': {**SERVER, 'line': 3, 'fds': BOTH},
+                    'child 1': {**CHILD, 'line': 3, 'fds': BOTH}}),
     step('child 1', 'returns', 'It closes its copy.', 4, 'close(4) = 0',
          processes={'child 1': {**CHILD, 'line': 4, 'fds': {'3': 'listening'}}}),
     step('server', 'waits', 'It waits.', 2, 'accept(3)', processes={'server': {**WAITS, 'fds': BOTH}}),
@@ -100,10 +104,10 @@ def test_stepping_to_the_end_and_back_gives_the_same_page(replay):
 
 def test_the_keyboard_is_enough(replay):
     shown, steps = replay(LEAK), ''
-    for key in 'ArrowRight', 'ArrowRight', 'ArrowLeft', 'End', 'ArrowRight', 'Home', 'ArrowLeft', '2', '1':
+    for key in 'ArrowRight', 'ArrowRight', 'ArrowLeft', 'ArrowUp', 'End', 'ArrowRight', 'Home', 'ArrowLeft', '2', '1':
         shown.press(key)
         steps += shown.text('count')[0]
-    assert steps == '232771173'
+    assert steps == '2322771173'
     shown.press(' ')
     assert shown.text('play') == 'Pause'
     shown.press('ArrowRight')
@@ -114,6 +118,8 @@ def test_the_keyboard_is_enough(replay):
         reached.append(shown.do('document.activeElement.id || document.activeElement.tagName'))
         assert shown.do('getComputedStyle(document.activeElement).outlineStyle') == 'solid'
     assert reached == ['A', 'A', 'source', 'scroll', 'back', 'play', 'next', 'track']
+    shown.press('ArrowUp', 'ArrowUp', 'ArrowDown')
+    assert shown.text('count') == '5 of 7'
 
 
 def test_the_timeline_can_be_dragged(replay):
@@ -147,8 +153,50 @@ def test_after_fork_two_markers_are_on_one_line_and_both_descriptors_lead_to_one
 
 def test_the_kernel_s_view_is_there_as_text(replay):
     words = replay(LEAK, '#7').text('kernel')
-    for word in 'zombie', 'pending: SIGCHLD', 'CLOSE_WAIT', 'FIN_WAIT2', '← FIN', 'waits in accept()':
+    for word in 'zombie', 'pending: SIGCHLD', 'CLOSE_WAIT', 'FIN_WAIT2', 'to server: FIN', 'waits in accept()':
         assert word in words
+
+
+def test_a_sentence_that_changes_nothing_lights_up_what_it_names(replay):
+    changed = "[...document.querySelectorAll('.changed')].map(part => part.textContent)"
+    hang = step('client 1', 'client', 'Client 1 hangs: the server still has connection 1.')
+    shown = replay(run_of(*LEAK['steps'], hang), '#8')
+    assert shown.do(changed) == ['waits', '4connection 1', 'open in Sserver 4', '']
+    zombie = step('child 2', 'exit', 'One SIGCHLD is pending already.', processes={
+        'child 2': {**CHILD, 'state': 'zombie', 'fds': {}}})
+    assert replay(run_of(*LEAK['steps'], zombie), '#8').do(changed) == ['⚑ pending: SIGCHLD']
+
+
+def test_what_is_printed_is_appended_and_its_last_1000_characters_are_shown(replay):
+    lines = [step('server', 'line', '', prints=f'{number}\n' * 200) for number in range(100, 103)]
+    shown = replay(run_of(*LEAK['steps'], *lines), '#8')
+    assert shown.do("by('output').textContent") == '100\n' * 200
+    shown.press('End')
+    assert shown.do("by('output').textContent") == '101\n' * 50 + '102\n' * 200
+
+
+@pytest.mark.parametrize('width', [360, 900, 1280])
+def test_what_has_changed_is_in_view(replay, width):
+    connections = {str(number): OPEN for number in range(1, 8)}
+    shown = replay(run_of(LEAK['steps'][0], step('server', 'line', '', connections=connections),
+                          step('client 7', 'client', '', connections={'7': {**OPEN, 'to_server': 9}})),
+                   '#3', width=width)
+    top, bottom = shown.do('''(box => [box.top, box.bottom])(
+        document.querySelector('#scroll .changed').getBoundingClientRect())''')
+    above, below = shown.do('''[by('top').getBoundingClientRect().bottom,
+        by('footer').getBoundingClientRect().top]''')
+    assert above <= top < bottom <= below
+
+
+@pytest.mark.parametrize('file', REPLAYS, ids=[file.stem for file in REPLAYS])
+def test_each_replay_can_be_stepped_through_forth_and_back_on_a_telephone(browser, file):
+    assert file.stat().st_size < 200_000
+    browser.open(file.as_uri(), width=360)
+    assert browser.do('''[...states.keys(), ...[...states.keys()].reverse()].filter(n => {
+        show(n)
+        return document.documentElement.scrollWidth > document.documentElement.clientWidth
+    })''') == []
+    assert [event for event in browser.events if event['method'] in ERRORS] == []
 
 
 @pytest.mark.parametrize('run', [LEAK, CROWD, ODDITIES], ids=['leak', 'crowd', 'oddities'])
@@ -232,7 +280,7 @@ def test_a_screen_reader_finds_the_parts(replay):
     assert found >= {
         ('navigation', 'Moments'), ('region', 'Clients'), ('region', 'server.py'), ('slider', 'Step'),
         ('region', 'What the kernel knows'), ('list', 'descriptors of child 1'), ('button', 'Play'),
-        ('image', 'for the server to read: nothing'), ('StaticText', 'server, child 1 stand here')}
+        ('StaticText', 'to server: empty'), ('StaticText', 'server, child 1 stand here')}
     assert 'status' in {role for role, _ in found}
 
 
