@@ -16,14 +16,13 @@ from rich.text import Text
 
 from common import stages
 from laboratory.instruments.client import REQUEST, connect, fetch
-from laboratory.instruments.png import smaller
 from laboratory.instruments.process import stage_server
 from laboratory.instruments.terminal import run
 from laboratory.instruments.views import Watch
 
 FOLDER = stages.ROOT / 'pictures'
 WIDTH, HEIGHT = 96, 24  # characters
-REPLAY = 'replays/part3-final-lost-signal.html#82'  # a SIGCHLD that adds nothing
+REPLAY = 'replays/part3-final-lost-signal.html#83'  # a SIGCHLD that adds nothing
 
 
 def shown_by(command, status=0, **env):
@@ -67,7 +66,7 @@ def photograph():
         ], env={**os.environ, 'TMPDIR': folder}, stderr=subprocess.DEVNULL)
         if not picture.exists():
             sys.exit('chromium has made no picture')
-        (FOLDER / 'replay.png').write_bytes(smaller(picture.read_bytes()))
+        (FOLDER / 'replay.png').write_bytes(picture.read_bytes())
 
 
 PICTURES = {

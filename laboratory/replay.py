@@ -4,7 +4,7 @@
     make replay-part3-v1.3 SCENE=lost-signal    the clients of that scene, as make trace has them
     make replay SERVER='python3 my/server.py'   your own server, with its port in PORT and in place of {port};
                                                 where it is not in Python, without its lines
-    make replays                                all that the pages link to
+    make replays                                all that the pages link to, in replays/
 
     PEP475=off                                  with the accept() of Python 2, as SCENE=eintr has it anyway
 
@@ -13,15 +13,16 @@ strace does not tell is worked out, and compared with /proc: where they disagree
 """
 import os
 import re
+import shutil
+import subprocess
 import sys
-import webbrowser
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from common import settings, stages
-from laboratory.bugs import BUGS
-from laboratory.instruments.client import one_request
+from laboratory.bugs import scene_of
+from laboratory.instruments.client import one_request, play_clients
 from laboratory.instruments.experiment import Bug
 from laboratory.instruments.looks import differences
 from laboratory.instruments.own import LIMITS, OUTPUT, SECONDS, as_run
@@ -35,32 +36,34 @@ from laboratory.instruments.terminal import console, run
 from laboratory.instruments.timeline import need_strace
 from laboratory.instruments.turns import StagedServer
 
-FOLDER, OWN = stages.ROOT / 'replays', stages.ROOT / 'my/replay.html'
+FOLDER, MY = stages.ROOT / 'replays', stages.ROOT / 'my'
 TRIES = 2  # on a very busy machine something may move while it is looked at
 MOST_PROCESSES = 40  # of the reader's server at the same time, with strace and a shell
 ONE_REQUEST = 'A client sends a request and waits for the end of the reply.'
+PYTHON2 = ' Here accept() behaves as in Python 2: a signal makes it fail.'
+WATCH = {'part3-v1.1-fd-leak': ' Watch descriptor 4 of the server.'}
 MARKED_LINES = stages.ROOT / 'common/marked_lines'
 PATIENT = dict.fromkeys(['IDLE_TIMEOUT', 'REQUEST_TIMEOUT', 'SEND_TIMEOUT'], '60')  # seconds: turns take time
-REPLAYS = """
-part1
-part3-v1.0
-part3-v1.0 silent-client
-part3-v1.1-fd-leak
-part3-v1.1
-part3-v1.2
-part3-v1.2 eintr
-part3-v1.3 eintr
-part3-v1.3 lost-signal
-part3-v1.3 stopped-child
-part3-final
-part3-final lost-signal
-part3-final stopped-child
-part3-threads silent-client
-part4-v1.0
-part4-v1.1
-part4-v1.2
-part4-v2.0
-""".strip().splitlines()  # those that make replays writes: a stage and its scene
+REPLAYS = (  # those that make replays writes: a stage and its scene
+    ('part1', ''),
+    ('part3-v1.0', ''),
+    ('part3-v1.0', 'silent-client'),
+    ('part3-v1.1-fd-leak', ''),
+    ('part3-v1.1', ''),
+    ('part3-v1.2', ''),
+    ('part3-v1.2', 'eintr'),
+    ('part3-v1.3', 'eintr'),
+    ('part3-v1.3', 'lost-signal'),
+    ('part3-v1.3', 'stopped-child'),
+    ('part3-final', ''),
+    ('part3-final', 'lost-signal'),
+    ('part3-final', 'stopped-child'),
+    ('part3-threads', 'silent-client'),
+    ('part4-v1.0', ''),
+    ('part4-v1.1', ''),
+    ('part4-v1.2', ''),
+    ('part4-v2.0', ''),
+)
 
 
 class Play(NamedTuple):
@@ -83,7 +86,7 @@ class Play(NamedTuple):
         """What the clients do, in a sentence."""
         is_one = self.scene is one_request
         does = ONE_REQUEST if is_one else re.match('[^:.]*', self.scene.__doc__)[0] + '.'
-        return does + ' accept() is that of Python 2.' * (self.pep475 == 'off')
+        return does + PYTHON2 * (self.pep475 == 'off') + WATCH.get(self.name, '')
 
     @property
     def env(self):
@@ -94,17 +97,17 @@ class Play(NamedTuple):
 
 def of_stage(stage, scene='', pep475=''):
     """The Play of a stage; pep475 is 'on' or 'off', '' for what the scene needs."""
-    bug, app = find_scene(scene), app_of(find_scene(scene))
+    bug = scene_of(scene)
     path = str((stages.ROOT / stage.server).resolve())
+    app = app_of(bug)
     words = [sys.executable, path, *([app] if app else stage.arguments)]
-    name = '-'.join(filter(None, [stage.name, scene, pep475 and f'pep475-{pep475}']))
-    return Play(name, f'make replay-{stage.name}{typed(scene, pep475)}', words, path, bug,
-                pep475 or (bug.pep475 if bug else 'on'), free_port())
+    return Play(name_of(stage.name, scene, pep475), f'make replay-{stage.name}{typed(scene, pep475)}', words,
+                path, bug, pep475 or (bug.pep475 if bug else 'on'), free_port())
 
 
 def of_own(command, scene='', pep475=''):
     """The Play of the reader's own server."""
-    bug, port = find_scene(scene), free_port()
+    bug, port = scene_of(scene), free_port()
     pep475 = pep475 or (bug.pep475 if bug else 'on')
     files = [os.path.realpath(path) for path in files_in(command) if not is_built(path)]
     words = ['sh', '-c', f'{LIMITS}; {as_run(command, str(port), app_of(bug), pep475)}']
@@ -112,12 +115,9 @@ def of_own(command, scene='', pep475=''):
                 bug, pep475, port, Bounds(MOST_PROCESSES, SECONDS, OUTPUT))
 
 
-def find_scene(name):
-    """The bug of that name, None for none; exits with one line where it is not known."""
-    bug = BUGS.get(name.replace('-', '_'))
-    if name and not bug:
-        sys.exit(f'SCENE={name} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
-    return bug
+def name_of(stage, scene='', pep475=''):
+    """What the page of a stage is called."""
+    return '-'.join(filter(None, [stage, scene, pep475 and f'pep475-{pep475}']))
 
 
 def app_of(bug):
@@ -136,7 +136,9 @@ def played(play):
         if not steps.differs:
             break
     else:
-        sys.exit(f'No page is written, as model and kernel disagree. {steps.differs[0]}')
+        what, _, how = steps.differs[0].partition(': ')
+        sys.exit(f'No page is written: the replay and the kernel disagree about {what}. '
+                 f'This is a fault of ours, not of your server. ({how})')
     source = Path(play.file).read_text('utf-8', 'backslashreplace') if play.file else ''
     return data(play.name, play.told, play.typed, os.path.basename(play.file), source, steps.steps)
 
@@ -144,12 +146,10 @@ def played(play):
 def run_once(play):
     """The Steps of one run."""
     with StagedServer(play.words, play.env, play.file, play.bounds) as server:
-        try:
-            play.scene(server)
-        except OSError as error:
-            console.print(f'A request has failed: {error}', markup=False)
+        play_clients(play.scene, server)
         server.let_rest()
-        server.note('goes on' if server.goes_on else 'the end')
+        if not server.goes_on:
+            server.note('the end')
         compare = partial(differences, port=server.port)
         return Steps([*server.story], server.looks, server.pid, server.port, compare)
 
@@ -165,18 +165,28 @@ def write(path, text):
 def write_all():
     """Those that the pages link to, and the page that lists them."""
     runs = []
-    for line in REPLAYS:
-        name, _, scene = line.partition(' ')
-        runs.append(played(of_stage(stages.find_stage(name), scene)))
+    for stage, scene in REPLAYS:
+        runs.append(played(of_stage(stages.find_stage(stage), scene)))
         write(FOLDER / f'{runs[-1]["name"]}.html', page(runs[-1]))
         console.print(f'replays/{runs[-1]["name"]}.html', highlight=False)
     write(FOLDER / 'index.html', index(runs))
+    for path in FOLDER.glob('*.html'):
+        if path.stem not in ('index', *(name_of(*which) for which in REPLAYS)):
+            path.unlink()
+
+
+def show(path):
+    """Open a page in the browser of the desktop, if there is one: never in one for this terminal."""
+    opener = shutil.which('xdg-open')
+    if opener and {'DISPLAY', 'WAYLAND_DISPLAY'} & os.environ.keys():
+        subprocess.Popen([opener, path], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL, start_new_session=True)
 
 
 def main():
     command, name, scene = os.environ.get('SERVER'), ''.join(sys.argv[1:]), os.environ.get('SCENE', '')
     pep475 = settings.choice('PEP475', 'on', 'off') if os.environ.get('PEP475') else ''
-    find_scene(scene)
+    scene_of(scene)
     if bool(command) == bool(name):
         sys.exit("Name one server: make replay-part3-v1.2, or make replay SERVER='python3 my/server.py'")
     need_strace()
@@ -186,11 +196,11 @@ def main():
     play = of_own(command, scene, pep475) if command else of_stage(stages.find_stage(name), scene, pep475)
     with console.status('running the server line by line'):
         made = played(play)
-    path = OWN if command else FOLDER / f'{play.name}.html'
+    path = MY / ('replay.html' if command else f'{play.name}.html')
     write(path, page(made))
     console.print(f'{len(made["steps"])} steps. Open in a browser: {path}', soft_wrap=True, markup=False)
-    if command and {'DISPLAY', 'WAYLAND_DISPLAY'} & os.environ.keys():  # there is a desktop
-        webbrowser.open(path.as_uri())
+    if command:
+        show(path)
 
 
 if __name__ == '__main__':

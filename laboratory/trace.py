@@ -13,8 +13,8 @@ import sys
 from functools import partial
 
 from common import settings, stages
-from laboratory.bugs import BUGS
-from laboratory.instruments.client import one_request
+from laboratory.bugs import scene_of
+from laboratory.instruments.client import one_request, play_clients
 from laboratory.instruments.endings import ENDINGS
 from laboratory.instruments.own import as_run
 from laboratory.instruments.ports import free_port
@@ -34,22 +34,17 @@ def wait_for_requests(server):
 
 
 def play(scene, server):
-    """Be the clients of a scene."""
+    """Be the clients of a scene, and say so meanwhile."""
     with console.status('sending requests, and waiting until all is at rest'):
-        try:
-            scene(server)
-        except OSError as error:
-            console.print(f'A request has failed: {error}', markup=False)
+        play_clients(scene, server)
 
 
 def main():
     command, name = os.environ.get('SERVER'), ''.join(sys.argv[1:])
     mine = settings.choice('REQUEST', 'yes', 'no') == 'no'
     pep475 = settings.choice('PEP475', 'on', 'off')
-    asked = os.environ.get('SCENE')
-    bug = BUGS.get(asked.replace('-', '_')) if asked else None
-    if asked and not bug:
-        sys.exit(f'SCENE={asked} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
+    asked = os.environ.get('SCENE', '')
+    bug = scene_of(asked)
     if bool(command) == bool(name):
         sys.exit("Name one server: make trace-part3-v1.2, or make trace SERVER='python3 my_server.py'")
     if name:

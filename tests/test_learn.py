@@ -157,7 +157,7 @@ def test_a_save_during_a_test_ends_it_and_begins_the_next(endless, house):
 def test_a_key_ends_a_test_and_not_the_loop(endless):
     endless.send('x')
     see(endless, 'The test has ended without a result. r begins it again.')
-    see(endless, 'r run again t trace q quit')
+    see(endless, 'r run again t trace v replay q quit')
     assert kernel.family(endless.pid) == {}
     endless.send('r')
     see(endless, FIRST.bugs[0].asks)

@@ -166,9 +166,9 @@ def test_a_link_to_a_replay_names_a_step_that_is_one_of_its_moments(page):
 
 def test_the_page_of_a_stage_that_has_a_replay_links_to_it():
     links = {page: {name for _, name, _ in REPLAY.findall(text)} for page, text in PAGES.items()}
-    names = {line.split()[0]: set() for line in replay.REPLAYS}
-    for line in replay.REPLAYS:
-        names[line.split()[0]].add(f'{line.replace(" ", "-")}.html')
+    names = {stage: set() for stage, _ in replay.REPLAYS}
+    for stage, scene in replay.REPLAYS:
+        names[stage].add(f'{replay.name_of(stage, scene)}.html')
     pages = {stage.name: readmes.page_of(stage).relative_to(ROOT).as_posix() for stage in STAGES}
     assert [stage for stage in names if not names[stage] & links[pages[stage]]] == []
     assert pictures.REPLAY in PAGES['README.md']

@@ -35,7 +35,7 @@ def scripted(*steps, patience=kernel.LIMIT):
                         client.sendall(step)
         thread = threading.Thread(target=serve)
         thread.start()
-        yield SimpleNamespace(port=listener.getsockname()[1],
+        yield SimpleNamespace(port=listener.getsockname()[1], client_socket=socket.socket,
                               wait_until=lambda condition: kernel.eventually(condition, patience))
         thread.join()
 
@@ -131,7 +131,8 @@ def test_a_server_that_works_without_end_is_called_so(monkeypatch):
     monkeypatch.setattr(wsgi, 'A_WHILE', 0)
     monkeypatch.setattr(kernel, 'activity', lambda pids: (False, 0))
     with socket.create_server(('127.0.0.1', 0)) as listener:  # whose clients nobody accepts
-        server = SimpleNamespace(port=listener.getsockname()[1], written=int, output=lambda since: '',
+        server = SimpleNamespace(port=listener.getsockname()[1], client_socket=socket.socket, written=int,
+                                 output=lambda since: '',
                                  wait_until=lambda condition: condition(), let_rest=bool,
                                  has_ended=lambda: False, family=list)
         found = wsgi.go_through(server, lambda words, view: None, {'a GET': lambda server: ''}, '')

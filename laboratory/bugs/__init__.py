@@ -82,6 +82,14 @@ def named_stage(variable):
     return stage.part, stage
 
 
+def scene_of(name):
+    """The bug whose scene has that name, None for ''; exits with one line where it is not known."""
+    bug = BUGS.get(name.replace('-', '_'))
+    if name and not bug:
+        sys.exit(f'SCENE={name} is not a scene: use one of {", ".join(BUGS).replace("_", "-")}')
+    return bug
+
+
 def cure(bug):
     """The first stage after the last one that does not pass; None where there is none."""
     stages = known_stages(part_of(bug))

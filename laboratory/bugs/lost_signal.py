@@ -3,7 +3,7 @@ from contextlib import contextmanager
 
 from laboratory.instruments import children, kernel, views
 from laboratory.instruments.children import CHILDREN, zombies
-from laboratory.instruments.client import REQUEST
+from laboratory.instruments.client import REQUEST, read_reply
 from laboratory.instruments.experiment import NO_CHILD, NOT_TESTED, Case, Result, about, bug, passed
 
 
@@ -64,13 +64,15 @@ def without_children(server, number):
 
 
 def children_end_together(server):
-    """The server is stopped while the children of some clients end."""
+    """The server is stopped (SIGSTOP) while three children end; then it goes on."""
     clients = []
     for _ in range(3):
         clients.append(children.connect_to_child(server)[0])
         server.let_rest()
     with ended_together(server, clients):
-        pass
+        for client in clients:
+            read_reply(client, server)
+            client.close()
     server.let_rest()
 
 

@@ -83,8 +83,10 @@ def on_fork(steps, process, call, kind):
     is_thread = 'CLONE_THREAD' in call.args
     child = steps.kernel.fork(process, int(call.result), is_thread)
     fds = [fd for fd, file in process.table.items() if file.connection or file.kind == 'listening']
-    steps.say(process, kind, 'thread' if is_thread else 'fork',
-              call='' if is_thread else f'fork() = {child.number}', child=child.name, fds=fds)
+    key = 'fork bare' if not fds else 'fork without lines' if process.line is None else 'fork'
+    steps.forked |= set() if is_thread else {child.pid}
+    steps.say(process, kind, 'thread' if is_thread else key, child=child.name, pid=child.number, fds=fds,
+              call='' if is_thread else f'fork() = {child.number}')
 
 
 def on_exec(steps, process, call, kind):
@@ -126,7 +128,9 @@ def on_recv(steps, process, call, kind):
         errors = {'EAGAIN': 'nothing', 'ECONNRESET': 'recv reset'}
         return fails(steps, process, call, kind, name, errors, **about)
     key = 'read pipe' if not file.connection else 'recv' if call.result != '0' else 'recv FIN'
-    if file.connection:
+    if 'MSG_PEEK' in STRING.sub('', call.args):
+        key = 'peek' if key == 'recv' else key
+    elif file.connection:
         file.connection.receive('server', int(call.result))
     steps.say(process, kind, key, call=called(name, call, call.result), size=call.result, **about)
 
@@ -151,7 +155,7 @@ def on_print(steps, process, call, kind):
     text = literal_eval(f'b"{string[1]}"').decode(errors='backslashreplace') if string else ''
     is_cut = string and call.args.startswith('...', string.end())
     text = steps.normal(text) + f'… ({call.result} bytes)\n' * bool(is_cut)
-    steps.output = (steps.output + text)[-MOST_OUTPUT:]
+    steps.output, steps.printed = (steps.output + text)[-MOST_OUTPUT:], steps.printed + len(text)
     if text.strip():
         steps.say(process, kind, 'prints', text=text.strip().splitlines()[0])
 
@@ -166,21 +170,36 @@ def on_shutdown(steps, process, call, kind):
 def on_setsockopt(steps, process, call, kind):
     if re.search(r'SO_LINGER, \{l?_?onoff=1, l?_?linger=0\}', call.args) and call.first in process.table:
         process.table[call.first].lingers = False
+    if 'SO_REUSEADDR, [1]' in call.args and fine(call) and call.first in process.table:
+        steps.say(process, kind, 'reuse', call=f'setsockopt({call.first})')
 
 
 def on_wait(steps, process, call, kind):
-    shown = 'waitpid(-1, WNOHANG)' if 'WNOHANG' in call.args else 'wait()'
+    shown, is_patient = wait_shown(steps, call), 'WNOHANG' not in call.args
+    name = shown.partition('(')[0]
     if not fine(call):
         key, error = ('no child', 'ECHILD') if 'ECHILD' in call.error else ('fails', result_of(call))
-        return steps.say(process, kind, key, call=f'{shown} = {error}', name='wait', error=error)
+        return steps.say(process, kind, key, call=f'{shown} = {error}', name=name, error=error)
     child = steps.kernel.processes.get(int(call.result))
     if not child:
         return steps.say(process, kind, 'none ended', call=f'{shown} = 0')
-    if 'WIFSTOPPED' not in call.args:
-        steps.kernel.reap(child)
+    if goes_on := re.search('WIF(STOPPED|CONTINUED)', call.args):
+        return steps.say(process, kind, f'wait {goes_on[1].lower()}', call=f'{shown} = {child.number}',
+                         child=child.name)
+    steps.kernel.reap(child)
     left = sum(other.state == 'zombie' for other in steps.kernel.children(process))
-    steps.say(process, kind, 'reaped', *['more zombies'] * bool(left), call=f'{shown} = {child.number}',
-              child=child.name, left=left)
+    if is_patient:
+        more = ['more zombies'] * bool(left)
+    else:
+        more = ['more to reap' if left else 'last zombie']
+    steps.say(process, kind, 'reaped', *more, call=f'{shown} = {child.number}', child=child.name, left=left)
+
+
+def wait_shown(steps, call):
+    """wait(), or waitpid() with what Python's has been given."""
+    child = steps.kernel.processes.get(int(call.first)) if call.first.isdigit() else None
+    which, option = child.number if child else call.first, 'WNOHANG' if 'WNOHANG' in call.args else '0'
+    return 'wait()' if (which, option) == ('-1', '0') else f'waitpid({which}, {option})'
 
 
 def on_poll(steps, process, call, kind):
@@ -203,6 +222,7 @@ def on_sigreturn(steps, process, call, kind):
     """The kernel's part of a signal is over, and the call that it has interrupted ends."""
     if 'EINTR' in call.error and process.pid in steps.interrupted:
         name = steps.interrupted[process.pid]
+        steps.failed.add(process.pid)
         steps.say(process, 'returns', 'EINTR', call=f'{name}() = EINTR', name=name)
 
 

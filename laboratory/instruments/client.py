@@ -8,6 +8,7 @@ from typing import NamedTuple
 import h11
 
 from laboratory.instruments import kernel
+from laboratory.instruments.terminal import console
 
 MOST = 30_000_000  # bytes of a reply that are read
 SOON = 0.05  # seconds in which most replies come, before it is worth to look at the server
@@ -41,11 +42,10 @@ class Reply(NamedTuple):
 
 def connect(server, seconds=kernel.LIMIT):
     """A connection to the server; every later wait on it is bounded by kernel.LIMIT."""
-    new = getattr(server, 'client_socket', socket.socket)  # a StagedServer notes what its clients do
     try:
-        return opened(new(socket.AF_INET), ('127.0.0.1', server.port), seconds)
+        return opened(server.client_socket(socket.AF_INET), ('127.0.0.1', server.port), seconds)
     except ConnectionRefusedError:
-        return opened(new(socket.AF_INET6), ('::1', server.port), seconds)
+        return opened(server.client_socket(socket.AF_INET6), ('::1', server.port), seconds)
 
 
 def opened(client, address, seconds):
@@ -106,6 +106,14 @@ def one_request(server, data=REQUEST):
         client.sendall(data)
         read_reply(client, server)
     server.let_rest()
+
+
+def play_clients(scene, server):
+    """Be the clients of a scene; a request that fails is told, and ends it."""
+    try:
+        scene(server)
+    except OSError as error:
+        console.print(f'A request has failed: {error}', markup=False)
 
 
 class Reading:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from laboratory.instruments import kernel
 from laboratory.instruments.connection import GONE
+from laboratory.instruments.sentences import called
 
 WHERE = {  # what a thread waits in, by the place in the kernel, where no call that is traced tells
     'hrtimer_nanosleep': 'sleep()', 'do_sigtimedwait': 'sigwait()', 'futex_wait_queue': 'a lock'}
@@ -19,6 +20,9 @@ class Task(NamedTuple):
     switches: str  # how often it has got a CPU
     blocked: int  # the signals that it blocks, a bit for each
     waits: str  # where in the kernel, '' where it does not tell
+
+    def __str__(self):
+        return f'{self.state} in {self.waits}'
 
     def is_at_a_line(self):
         """Whether it waits for its turn, see common/marked_lines."""
@@ -38,6 +42,9 @@ class Socket(NamedTuple):
     unsent: int
     unread: int  # of a socket that listens the clients that wait for accept()
     link: str  # as descriptors name it
+
+    def __str__(self):
+        return f'{self.state}, {self.unread} unread'
 
 
 STATES = {  # FIN_WAIT1 and LAST_ACK last until the other end has heard the FIN, and count as what comes then
@@ -93,13 +100,13 @@ def is_pending(pid, signum):
 
 def differences(kernel, look, port):
     """Where a model (see model.py) does not agree with what the kernel has said: a list of sentences."""
-    found = [f'{process.name}: {words}' for pid, process in kernel.processes.items()
+    found = [f'{called(process.name)}: {words}' for pid, process in kernel.processes.items()
              for differ in (state_differs, files_differ, pending_differs)
              if (words := differ(process, pid, look, port))]
     found += [words for connection in kernel.connections for words in ends_differ(connection, look, port)]
     listening, backlog = look.sockets.get((port, 0)), len(kernel.backlog())
     if (kernel.limit is None) != (listening is None) or listening and listening.unread != backlog:
-        found.append(f'backlog {backlog}, in the kernel {listening}')
+        found.append(f'the backlog: {backlog}, in the kernel {listening}')
     return found
 
 

@@ -36,7 +36,11 @@ class Process:
     def __init__(self, pid, name, number, parent=None, is_thread=False):
         self.pid, self.name, self.number, self.parent = pid, name, number, parent
         self.main = parent.main if is_thread else self
-        self.state, self.where, self.line, self.pending = 'runs', '', parent and parent.line, set()
+        self.state, self.where, self.pending = 'runs', '', set()
+        self.line = None if is_thread else parent and parent.line
+        self.back = None  # the line to which it has come back, shown once it does something there
+        self.waits_for = ''  # the client or the children for which it waits, in words
+        self.handling = []  # the names of the handlers that run in it
         self.was = 'runs'  # before it was stopped
         self.table = parent.table if is_thread else dict(parent.table) if parent else {}
         self.handlers = parent.handlers if is_thread else dict(parent.handlers) if parent else {}
@@ -113,8 +117,7 @@ class Kernel:
 
     def accept(self, process, fd, port=None):
         """Take the connection of that port, or the first one, out of the backlog; None without one."""
-        waiting = self.backlog()
-        found = next((each for each in waiting if each.port == port), next(iter(waiting), None))
+        found = next((each for each in self.backlog() if port in (each.port, None)), None)
         if found:
             found.in_backlog = False
             process.table[fd] = File('connection', found)

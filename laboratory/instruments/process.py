@@ -1,6 +1,7 @@
 """Starting a server as a process of its own, and ending it with everything that it started."""
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -110,6 +111,10 @@ class ServerProcess:
         self.stop()
         if self.broken:
             raise ServerFailed(self.broken, output, broken=True)
+
+    def client_socket(self, family):
+        """A socket with which to be a client of it."""
+        return socket.socket(family)
 
     def find_listener(self):
         """Set pid and port; the port that PORT names comes first. Return whether there is one."""

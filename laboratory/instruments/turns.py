@@ -31,6 +31,7 @@ RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5
 BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
 MARK = re.compile(r'\d+ +access\(')
 TOLD = 200  # bytes of what a client sends or receives
+LIBC = ctypes.CDLL(None)
 NO_LINGER = struct.pack('ii', 1, 0)  # close() sends RST, see socket(7)
 
 
@@ -38,7 +39,7 @@ class StagedServer(ServerProcess):
     """A server under strace, whose lines take turns: a context manager.
 
     file     whose lines these are, '' for a server that is not in Python
-    goes_on  whether it was seen not to rest
+    goes_on  whether it was seen not to rest: then the story has ended
     story    what has happened, as strace writes it; '0 client 1 …' is what a client has done,
              and '0 look 3' stands where all rested: looks[3] is what the kernel said then
     """
@@ -85,9 +86,11 @@ class StagedServer(ServerProcess):
             waiting = self.settle()
             if until() or self.goes_on or self.is_over:
                 break
-            if waiting:
+            if waiting and self.turns == MOST_TURNS:
+                self.give_up(f' {MOST_TURNS} lines')
+            elif waiting:
                 self.give_turn(waiting)
-            elif not self.stirs() and not self.wakes_up(until):
+            elif not self.stirs() and not self.naps_end(until):
                 break
 
     def stirs(self):
@@ -95,7 +98,13 @@ class StagedServer(ServerProcess):
         time.sleep(SURE)
         return tasks_of(self.relatives()) != self.tasks
 
-    def wakes_up(self, until):
+    def comes_to(self, condition, seconds, pids=()):
+        return self.wait_until(condition)
+
+    def wakes_up(self, condition, pids):
+        return self.wait_until(condition)
+
+    def naps_end(self, until):
         """Wait for what is in sleep(); return whether there was something, and it has gone on."""
         def naps():
             return any(map(kernel.naps, self.processes()))
@@ -106,19 +115,31 @@ class StagedServer(ServerProcess):
 
         Two looks that find all asleep, none of which had a CPU in between: then all were asleep at one time.
         """
-        self.tasks, begin = None, time.monotonic()
+        self.tasks, begin, used = None, time.monotonic(), None
         while not self.goes_on and not self.is_over:
             before, self.tasks = self.tasks, tasks_of(self.relatives())
             if self.tasks == before and all(task.state in RESTS for task in self.tasks):
                 self.read_trace()
                 return self.looked_at(self.tasks)
-            self.goes_on = self.is_busy(time.monotonic() - begin)
+            seconds = time.monotonic() - begin
+            if used is None and seconds > SURE:
+                used = self.cpu()
+            elif seconds > A_WHILE and self.cpu() - used > WORK:
+                self.give_up(f' {WORK} seconds')
+            elif seconds > kernel.LIMIT:
+                self.give_up()
             time.sleep(PAUSE)
         return []
 
-    def is_busy(self, seconds):
-        """Whether it can be seen that it will not rest, after so many seconds in which it did not."""
-        return seconds > kernel.LIMIT or seconds > A_WHILE and kernel.activity(self.relatives())[1] > WORK
+    def cpu(self):
+        """The seconds of CPU that it has used."""
+        return kernel.activity(self.relatives())[1]
+
+    def give_up(self, why=''):
+        """It does not rest: the story ends here, as what comes now is not seen in order."""
+        self.read_trace()
+        self.note(f'goes on{why}')
+        self.goes_on = True
 
     def looked_at(self, tasks):
         """Note what the kernel says where something has happened since; return those that wait for a turn."""
@@ -136,8 +157,7 @@ class StagedServer(ServerProcess):
         if self.stretch > AT_A_STRETCH:
             task, self.stretch = waiting[-1], 0
         self.turns, self.last = self.turns + 1, task.tid
-        self.goes_on = self.turns == MOST_TURNS
-        ctypes.CDLL(None).tgkill(task.pid, task.tid, signal.SIGRTMAX)
+        LIBC.tgkill(task.pid, task.tid, signal.SIGRTMAX)
 
     def read_trace(self):
         """Add to the story what strace has written; the last call may go on in the next piece."""
@@ -171,7 +191,7 @@ class Client(socket.socket):
             raise
 
     def tell(self, words, data=None):
-        if self.number and not self.server.is_over:
+        if self.number and not (self.server.is_over or self.server.goes_on):
             self.server.note(f'client {self.number} {words}' + (f' {bytes(data[:TOLD])}' if data else ''))
 
     def connect(self, address):
