@@ -34,7 +34,7 @@ if os.environ['UNDER_NOHUP']:
 
 def pytest_xdist_auto_num_workers(config):
     """How many processes run tests: most wait more than they work, whatever the number of cores."""
-    return 12 + 2 * os.cpu_count()
+    return 8 + 2 * os.cpu_count()
 
 
 def pytest_collection_modifyitems(items):

@@ -3,16 +3,15 @@
 It is made from what strace and the clients have written (see turns.py), with the model of a kernel.
 """
 import re
-from ast import literal_eval
 from types import SimpleNamespace
 from typing import NamedTuple
 
-from common.stages import ROOT
 from laboratory.instruments.calls import HANDLERS, PYTHON, called, wait_shown
 from laboratory.instruments.looks import WHERE
 from laboratory.instruments.model import Kernel
 from laboratory.instruments.sentences import joined
-from laboratory.instruments.timeline import FORKS, WAIT, parse
+from laboratory.instruments.shown import Client, same
+from laboratory.instruments.timeline import FORKS, in_order, parse
 
 SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
 STOPPED = re.compile(r'--- stopped by (\w+)')
@@ -20,15 +19,8 @@ ENDED = re.compile(r'\+\+\+ (?:exited with (\d+)|killed by (\w+))')
 MARK = re.compile(r'"/(line|back|raised|uncaught|handler|handled)/(\d+)(?:/([^"]*))?"')  # see marked_lines
 CLIENT = re.compile(r'client (\d+) ([a-z ]+?)(?: (\d+))?(?: (b[\'"].*))?$')
 GOES_ON = re.compile(r'goes on(?: (\d+) (\w+))?')
-SHOWN = 200  # bytes of what a client sends and gets
-NUMBERS = re.compile(  # of processes, and ports, as they are printed
-    r'((?:\b(?:p?pid|child|parent|process|worker|from|port)\b|\b\d+(?:\.\d+){3}\b|localhost)[^\d\n]{0,4})'
-    r'(\d+)\b(?!\.\d)',
-    re.IGNORECASE)
 FIRST_PORT = 50001  # of clients, as it is shown
-DATE = re.compile(r'\w{3}, \d\d \w{3} \d{4} \d\d:\d\d:\d\d GMT')
 NOBODY = SimpleNamespace(name='kernel')  # who does what no process and no client does
-ONE_DATE = 'Thu, 01 Jan 2026 00:00:00 GMT'
 
 
 class Step(NamedTuple):
@@ -39,22 +31,6 @@ class Step(NamedTuple):
     line: int | None
     call: str
     after: dict  # how all looks after it, as the page shows it
-
-
-class Client:
-    """One of the clients: its connection, what it has sent and got, and its state in words."""
-
-    def __init__(self, number, connection):
-        self.name, self.connection, self.state = f'client {number}', connection, 'is connected'
-        self.texts, self.sizes = {'sent': b'', 'got': b''}, {'sent': 0, 'got': 0}
-
-    def add(self, what, size, data):
-        self.sizes[what] += size
-        self.texts[what] = (self.texts[what] + literal_eval(data or "b''"))[:SHOWN]
-
-    def shown(self):
-        return {what: printed(text, self.sizes[what]) for what, text in self.texts.items()} | {
-            'state': self.state}
 
 
 class Steps:
@@ -96,10 +72,9 @@ class Steps:
         return self.kernel.processes.get(pid)
 
     def normal(self, text):
-        """A text with pids, ports, dates and paths that are the same in each run."""
+        """A text with pids and ports that are the same in each run."""
         pids = {str(pid): str(process.number) for pid, process in self.kernel.processes.items()}
-        text = DATE.sub(ONE_DATE, text.replace(f'{ROOT}/', ''))
-        return NUMBERS.sub(lambda found: found[1] + (pids | self.numbers).get(found[2], found[2]), text)
+        return same(text, pids | self.numbers)
 
     def say(self, who, kind, *keys, call='', **values):
         """A step, once the server's own code has begun."""
@@ -368,18 +343,3 @@ class Steps:
         file = process.table.get(call.first)
         connection = file and file.connection
         return {'fd': call.first, 'what': str(file), 'n': connection and connection.number}
-
-
-def in_order(parsed):
-    """What strace has seen; where one event ends the calls of several processes, the oldest comes first."""
-    for at in range(1, len(parsed)):
-        (before, first), (what, second) = parsed[at - 1:at + 1]
-        if before == what == 'ends' and {first.name, second.name} <= {*WAIT} and first.pid > second.pid:
-            parsed[at - 1:at + 1] = (what, second), (before, first)
-    return parsed
-
-
-def printed(data, size):
-    """Bytes as text of ASCII; what is left out is told."""
-    text = DATE.sub(ONE_DATE, repr(data)[2:-1].replace("\\'", "'"))
-    return text + f'… ({size} bytes)' * (size > len(data))

@@ -282,3 +282,12 @@ class Timeline:
             is_noted = event.kind == 'again' or event.values.get('error') == 'EINTR'
             rows.add_row(*map(Text, cells), style='bold red' if is_noted else '')
         return rows
+
+
+def in_order(parsed):
+    """What strace has seen; where one event ends the calls of several processes, the oldest comes first."""
+    for at in range(1, len(parsed)):
+        (before, first), (what, second) = parsed[at - 1:at + 1]
+        if before == what == 'ends' and {first.name, second.name} <= {*WAIT} and first.pid > second.pid:
+            parsed[at - 1:at + 1] = (what, second), (before, first)
+    return parsed
