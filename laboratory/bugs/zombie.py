@@ -24,7 +24,7 @@ def experiment(server, step):
     step('The child has answered', views.processes)
     was_seen = children.zombies(server)
     client.close()
-    if child:
+    if child in children.copies(server):  # else it was about to run another program
         answered, what = {child, *next_two(server)} - {None}, 'a child that has answered'
     elif children.forks(server):
         answered, what = children.copies(server), 'what it forks for a client'
