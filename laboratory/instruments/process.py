@@ -100,7 +100,7 @@ class ServerProcess:
                 kernel.eventually(lambda: self.find_listener() or self.is_gone(), OTHER)
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
-            self.listened = self.listeners()
+            self.listened = kernel.eventually(self.listeners, OTHER)  # one look may miss a socket
         except BaseException:
             self.stop()
             raise
