@@ -60,6 +60,7 @@ class ServerProcess:
     own_port         where it listens whatever PORT says, if that is known
 
     pid, port        of the process that listens, and where; popen is the one that was started
+    listened         the pids of all that listened there when it came to rest
     forked           {pid: parent's pid} of what those have forked that it had when it came to rest, as far
                      as seen: neither the helpers of its children, nor their children
     until_end        an ExitStack for what shall last as long as the server: connections, for example
@@ -74,7 +75,7 @@ class ServerProcess:
         self.bounds, self.broken, self.deadline = bounds, '', float('inf')
         self.guarding, self.stopped = None, threading.Event()
         self.pace, self.patience, self.own_port, self.work = pace, patience, own_port, WORK
-        self.pid, self.port, self.own, self.forked = None, None, set(), {}
+        self.pid, self.port, self.listened, self.own, self.forked = None, None, set(), set(), {}
         self.last_exchange, self.whole = None, float('inf')
         self.until_end = ExitStack()
 
@@ -97,10 +98,9 @@ class ServerProcess:
                 known = int(self.env['PORT']), self.own_port
                 kernel.eventually(lambda: self.find_listener() and self.port in known, OTHER)
                 self.let_rest()  # its workers start
-                kernel.eventually(lambda: self.find_listener() or self.is_gone(), OTHER)
+                kernel.eventually(lambda: self.find_listener() or self.is_gone(), OTHER)  # orphans come late
                 self.deadline = time.monotonic() + self.bounds.seconds
             self.own, self.forked = set(self.family()), {}
-            self.listened = kernel.eventually(self.listeners, OTHER)  # one look may miss a socket
         except BaseException:
             self.stop()
             raise
@@ -117,11 +117,13 @@ class ServerProcess:
         return socket.socket(family)
 
     def find_listener(self):
-        """Set pid and port; the port that PORT names comes first. Return whether there is one."""
+        """Set pid, port and listened; the port that PORT names comes first. Return whether there is one."""
         found = [(pid, port) for pid in self.family() for port in kernel.ports(pid)]
         named = [(pid, port) for pid, port in found if str(port) == self.env['PORT']]
-        self.pid, self.port = next(iter(named or found), (None, None))
-        return self.pid
+        if found:
+            self.pid, self.port = (named or found)[0]
+            self.listened = {pid for pid, port in found if port == self.port}
+        return bool(found)
 
     def guard(self):
         """Kill it when it breaks its bounds."""
