@@ -113,7 +113,7 @@ def test_a_server_that_has_ended_is_like_a_stage_only_where_a_bug_explains_it(ca
         'make diff-part3-v1.3\nFix that first, and grade it again.\n')
 
 
-def test_an_end_without_a_word_is_explained_by_eintr_where_that_ends_the_server(capsys):
+def test_an_end_without_a_word_is_explained_by_eintr_where_that_ends_the_server():
     silent, eintr = BUGS['silent_client'], BUGS['eintr']
     results = {silent: Result(ENDED, detail='the server has ended, with exit status 0', cause=WORDLESS)}
     found = explained(results, lambda bug: Result(BUG, 'ends') if bug == eintr else None)

@@ -194,7 +194,7 @@ def part2_graceful(app, end=None):
 
 
 def part2_grace(app):
-    """The same, but a worker has three seconds to end, and its parent looks all the time whether it has."""
+    """The same, but a worker has five seconds to end, and its parent looks all the time whether it has."""
     global GRACE
     GRACE = 5
     part2_graceful(app, end_and_look)
