@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from common import settings, stages
 from laboratory.bugs import scene_of
-from laboratory.instruments.client import one_request, play_clients
+from laboratory.instruments.client import one_request
 from laboratory.instruments.experiment import Bug
 from laboratory.instruments.looks import differences
 from laboratory.instruments.own import LIMITS, OUTPUT, SECONDS, as_run
@@ -32,7 +32,7 @@ from laboratory.instruments.replay_page import index, page
 from laboratory.instruments.run_data import data
 from laboratory.instruments.saves import files_in, is_built
 from laboratory.instruments.steps import Steps
-from laboratory.instruments.terminal import console, run
+from laboratory.instruments.terminal import console, play_clients, run
 from laboratory.instruments.timeline import need_strace
 from laboratory.instruments.turns import StagedServer
 

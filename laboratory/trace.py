@@ -14,12 +14,12 @@ from functools import partial
 
 from common import settings, stages
 from laboratory.bugs import scene_of
-from laboratory.instruments.client import one_request, play_clients
+from laboratory.instruments.client import one_request
 from laboratory.instruments.endings import ENDINGS
 from laboratory.instruments.own import as_run
 from laboratory.instruments.ports import free_port
 from laboratory.instruments.process import server_path
-from laboratory.instruments.terminal import console, run
+from laboratory.instruments.terminal import console, play_clients, run
 from laboratory.instruments.timeline import need_strace, traced
 
 

@@ -8,7 +8,6 @@ from laboratory.instruments.client import (
     GET,
     OPEN,
     SOON,
-    connect,
     connected,
     narrow,
     read_reply,
@@ -66,7 +65,7 @@ def ask_again(server, clients):
         client.close()
     with suppress(TimeoutError, ConnectionError):
         while len(clients) < OTHERS:
-            clients.append(server.until_end.enter_context(connect(server, SOON)))
+            clients.append(connected(server, SOON))
             clients[-1].sendall(GET)
 
 
@@ -75,7 +74,7 @@ def is_ended_alone(server, number):
     before = server.listeners()
     with suppress(TimeoutError, ConnectionError):
         for _ in range(number):
-            server.until_end.enter_context(connect(server, SOON)).sendall(STUCK)
+            connected(server, SOON).sendall(STUCK)
     return kernel.eventually(lambda: before - server.listeners(), process.A_WHILE)
 
 

@@ -8,9 +8,9 @@ from typing import NamedTuple
 import h11
 
 from laboratory.instruments import kernel
-from laboratory.instruments.terminal import console
 
 MOST = 30_000_000  # bytes of a reply that are read
+NO_LINGER = struct.pack('ii', 1, 0)  # SO_LINGER with 0 seconds: close() sends RST, see socket(7)
 SOON = 0.05  # seconds in which most replies come, before it is worth to look at the server
 NO_EVENTS = h11.NEED_DATA, h11.PAUSED, h11.ConnectionClosed
 REQUEST = b'GET /hello HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n'
@@ -60,16 +60,16 @@ def opened(client, address, seconds):
     return client
 
 
-def connected(server):
-    """A connection that lasts as long as the server does, or until it is closed."""
-    return server.until_end.enter_context(connect(server))
+def connected(server, seconds=kernel.LIMIT):
+    """A connection that lasts as long as the server does, or until it is closed; within that time."""
+    return server.until_end.enter_context(connect(server, seconds))
 
 
 def try_to_connect(server):
     """A connection that lasts as long as the server, or None where it takes no more."""
     for _ in range(2):
         with suppress(TimeoutError, ConnectionError):
-            return server.until_end.enter_context(connect(server, SOON))
+            return connected(server, SOON)
         server.let_rest()  # it takes from the backlog what it is going to take
     return None
 
@@ -106,14 +106,6 @@ def one_request(server, data=REQUEST):
         client.sendall(data)
         read_reply(client, server)
     server.let_rest()
-
-
-def play_clients(scene, server):
-    """Be the clients of a scene; a request that fails is told, and ends it."""
-    try:
-        scene(server)
-    except OSError as error:
-        console.print(f'A request has failed: {error}', markup=False)
 
 
 class Reading:
@@ -253,8 +245,8 @@ def narrow(client):
 
 
 def reset(client):
-    """Close the connection with RST instead of FIN: SO_LINGER with 0 seconds, socket(7)."""
-    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+    """Close the connection with RST instead of FIN."""
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
     client.close()
 
 

@@ -11,7 +11,7 @@ from laboratory.instruments.looks import WHERE
 from laboratory.instruments.model import Kernel
 from laboratory.instruments.sentences import joined
 from laboratory.instruments.shown import Client, same
-from laboratory.instruments.timeline import FORKS, in_order, parse
+from laboratory.instruments.timeline import FORKS, oldest_first, parse
 
 SIGNAL = re.compile(r'--- (SIG\w+) \{.*?si_code=(\w+)(?:, si_pid=(\d+))?.*\} ---')
 STOPPED = re.compile(r'--- stopped by (\w+)')
@@ -58,7 +58,7 @@ class Steps:
         self.forks = {int(call.result): call for what, call in parsed
                       if what == 'ends' and call.name in FORKS and call.result.isdigit()}
         self.kernel.start(server or next(call.pid for what, call in parsed if what == 'begins'))
-        for what, step in in_order(parsed):
+        for what, step in oldest_first(parsed):
             if what == 'other':
                 self.on_other(*step)
             elif process := self.process(step.pid):

@@ -50,6 +50,14 @@ def run(main):
     sys.exit(status)
 
 
+def play_clients(scene, server):
+    """Be the clients of a scene; a request that fails is told, and ends it."""
+    try:
+        scene(server)
+    except OSError as error:
+        console.print(f'A request has failed: {error}', markup=False)
+
+
 def predict(question):
     """Ask the reader on a terminal; return the answer, '' for none."""
     ask = settings.choice('GUESS', 'yes', 'no') == 'yes'

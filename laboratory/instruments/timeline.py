@@ -284,7 +284,7 @@ class Timeline:
         return rows
 
 
-def in_order(parsed):
+def oldest_first(parsed):
     """What strace has seen; where one event ends the calls of several processes, the oldest comes first."""
     for at in range(1, len(parsed)):
         (before, first), (what, second) = parsed[at - 1:at + 1]

@@ -7,14 +7,15 @@ import ctypes
 import re
 import signal
 import socket
-import struct
 import tempfile
 import time
 from itertools import count
 
 from laboratory.instruments import kernel
+from laboratory.instruments.client import NO_LINGER
 from laboratory.instruments.looks import look, tasks_of
 from laboratory.instruments.process import A_WHILE, NAP, ServerProcess
+from laboratory.instruments.shown import SHOWN
 from laboratory.instruments.timeline import CALLS
 
 MORE_CALLS = ['access', 'connect', '?epoll_create', 'epoll_create1', 'exit_group', 'kill', '?pipe', 'pipe2',
@@ -30,9 +31,7 @@ PAUSE = 0.0005  # seconds between two looks at what may move
 RESTS = 'StTZX'  # states in which nothing moves while strace sleeps, see proc(5)
 BEGUN = re.compile(r'(\d+) +(?:<\.\.\. )?(\w+)')  # the process and the call of a line
 MARK = re.compile(r'\d+ +access\(')
-TOLD = 200  # bytes of what a client sends or receives
 LIBC = ctypes.CDLL(None)
-NO_LINGER = struct.pack('ii', 1, 0)  # close() sends RST, see socket(7)
 
 
 class StagedServer(ServerProcess):
@@ -192,7 +191,7 @@ class Client(socket.socket):
 
     def tell(self, words, data=None):
         if self.number and not (self.server.is_over or self.server.goes_on):
-            self.server.note(f'client {self.number} {words}' + (f' {bytes(data[:TOLD])}' if data else ''))
+            self.server.note(f'client {self.number} {words}' + (f' {bytes(data[:SHOWN])}' if data else ''))
 
     def connect(self, address):
         self.act(super().connect, address)
