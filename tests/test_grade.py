@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import ExitStack
 from pathlib import Path
@@ -148,6 +149,12 @@ def test_an_experiment_leaves_the_servers_of_its_parent_alone(started):
 def test_an_experiment_that_is_killed_is_told_calmly():
     with pytest.raises(ServerFailed, match='^was lost when its experiment was killed'):
         list(at_once([lambda: os.kill(os.getpid(), signal.SIGKILL)]))
+
+
+def test_an_experiment_that_is_killed_leaves_no_temporary_file(temporary, monkeypatch):
+    monkeypatch.setattr(tempfile, 'tempdir', str(temporary))
+    with pytest.raises(ServerFailed):
+        list(at_once([lambda: tempfile.mkdtemp() and os.kill(os.getpid(), signal.SIGKILL)]))
 
 
 def test_a_signal_is_heeded_though_no_process_can_be_forked(monkeypatch):

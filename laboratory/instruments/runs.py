@@ -1,6 +1,7 @@
 """Experiments at the same time, each in a process of its own, which can be ended with all that it started."""
 import multiprocessing
 import signal
+import tempfile
 import traceback
 from collections import deque
 from multiprocessing.connection import wait
@@ -18,9 +19,9 @@ class Run:
     """A function that runs in a process of its own; heed: as deferred() gives it."""
 
     def __init__(self, function, heed):
-        self.found = None
+        self.found, self.temporary = None, tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
         self.pipe, their_end = fork.Pipe(duplex=False)
-        self.process = fork.Process(target=answer, args=(function, their_end, heed))
+        self.process = fork.Process(target=answer, args=(function, their_end, heed, self.temporary.name))
         self.process.start()
         their_end.close()
 
@@ -50,11 +51,13 @@ class Run:
                 kernel.send(pid, signal.SIGKILL)
             self.process.join()
         self.pipe.close()
+        self.temporary.cleanup()
 
 
-def answer(function, pipe, heed):
+def answer(function, pipe, heed, folder):
     """Send what the function returns, or raises; a signal ends it after it has cleaned up."""
     running.clear()  # they are the parent's
+    tempfile.tempdir = folder  # which the parent removes, also where this process is killed
     signal.signal(signal.SIGCONT, signal.SIG_DFL)  # the terminal is not ours
     try:
         heed()
